@@ -1,0 +1,124 @@
+"""SCALE: the magnitude that multiplies a code, and what its gradient is.
+
+A scale is a module with `value(x) -> scale` and `forward(coded, x) -> coded * scale`. Weights [O, I, kh, kw] or
+[O, I] have one scale per filter o, of shape [O, 1, ...].
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bnas.errors import check_choice
+
+
+def mean_abs_per_filter(weight: Tensor) -> Tensor:
+    """alpha_o = mean of |W| over filter o, shape [O, 1, ...]: the least-squares scale of sign(W).
+
+    Rastegari et al. 2016, arXiv 1603.05279, eq. 6.
+    """
+    return weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+
+
+class Scale(nn.Module):
+    """No scale: the code itself. Base of the others."""
+
+    def value(self, x: Tensor) -> Tensor | None:
+        """The scale for the tensor x, broadcastable to it; None means 1."""
+        return None
+
+    def forward(self, coded: Tensor, x: Tensor) -> Tensor:
+        """coded * value(x), with this scale's own gradient. Shapes: coded and x are equal."""
+        return coded
+
+    def reset(self, x: Tensor) -> None:
+        """Start anew for the tensor x (a learned scale after its weight was replaced)."""
+
+
+class MeanAbs(Scale):
+    """alpha_o = mean |W_o|, with one of five gradients for What = alpha C(W); g = dL/dWhat, m = the estimator's mask:
+
+    - `exact`: the chain rule, through alpha too: alpha m g + sign(W) / n * sum over the filter of g C;
+    - `detached`: alpha is a constant: alpha m g (the form of Bi-Real net's paper);
+    - `bypass`: the value is scaled, the gradient is not: m g (Bi-Real net's released code);
+    - `paper`: g (1/n + alpha m), as printed in XNOR-Net (arXiv 1603.05279, section 3.1);
+    - `trainer`: `paper` * n (1 - 1/I), what XNOR-Net's released trainer applies to the stored weights.
+    """
+
+    GRADIENTS: ClassVar[tuple[str, ...]] = ("exact", "detached", "bypass", "paper", "trainer")
+
+    def __init__(self, gradient: str = "exact") -> None:
+        super().__init__()
+        check_choice("gradient of a mean-abs scale", gradient, self.GRADIENTS)
+        self.gradient = gradient
+
+    def value(self, x: Tensor) -> Tensor:
+        return mean_abs_per_filter(x)
+
+    def forward(self, coded: Tensor, x: Tensor) -> Tensor:
+        alpha = mean_abs_per_filter(x)
+        if self.gradient == "exact":
+            return coded * alpha
+        alpha = alpha.detach()
+        if self.gradient == "detached":
+            return coded * alpha
+        if self.gradient == "bypass":
+            bypassed: Tensor = _Bypass.apply(coded, alpha)
+            return bypassed
+        n = x[0].numel()
+        factor = 1.0 if self.gradient == "paper" else n * (1 - 1 / x.shape[1])
+        printed: Tensor = _Printed.apply(coded, x, alpha, n, factor)
+        return printed
+
+
+class Learned(Scale):
+    """One learned scale per filter, [O, 1, ...], exact gradient (Bulat & Tzimiropoulos 2019, arXiv 1909.13863).
+
+    `start`: `mean_abs` starts it at mean |W_o|; `one` at 1, as the authors' released layers do. No norm follows the
+    convolution in a BATS cell, so with 1 a sum of some hundred +-1 swamps the identity beside it: much worse.
+    """
+
+    STARTS: ClassVar[tuple[str, ...]] = ("mean_abs", "one")
+
+    def __init__(self, weight: Tensor, start: str = "mean_abs") -> None:
+        super().__init__()
+        check_choice("start of a learned scale", start, self.STARTS)
+        self.start = start
+        self.scale = nn.Parameter(torch.ones_like(mean_abs_per_filter(weight)))
+        self.reset(weight)
+
+    @torch.no_grad()
+    def reset(self, x: Tensor) -> None:
+        self.scale.copy_(mean_abs_per_filter(x) if self.start == "mean_abs" else torch.ones_like(self.scale))
+
+    def value(self, x: Tensor) -> Tensor:
+        return self.scale
+
+    def forward(self, coded: Tensor, x: Tensor) -> Tensor:
+        return coded * self.scale
+
+
+class _Bypass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, coded: Tensor, alpha: Tensor) -> Tensor:
+        return coded * alpha
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0], None
+
+
+class _Printed(torch.autograd.Function):
+    """coded * alpha whose gradient is split: alpha g to the code (its estimator adds the mask), g / n to x itself."""
+
+    @staticmethod
+    def forward(ctx: Any, coded: Tensor, x: Tensor, alpha: Tensor, n: int, factor: float) -> Tensor:
+        ctx.save_for_backward(alpha)
+        ctx.n, ctx.factor = n, factor
+        return coded * alpha
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (alpha,) = ctx.saved_tensors
+        g = grad_outputs[0] * ctx.factor
+        return g * alpha, g / ctx.n, None, None, None

@@ -1,0 +1,50 @@
+"""Batch norm followed by sign, as what it is: one comparison per channel.
+
+Evaluation, export and every kernel use the same thresholds, so that a tie falls to the same side everywhere.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Threshold(NamedTuple):
+    """+1 where x >= value (flip False) or x <= value (flip True), else -1; one entry per channel, shape [C].
+
+    A channel whose norm has no slope is constant: value -inf (always +1) or +inf (always -1) with flip False.
+    """
+
+    value: Tensor
+    flip: Tensor
+
+
+def fold(norm: nn.BatchNorm2d | None, channels: int, shift: Tensor | None = None) -> Threshold:
+    """The threshold of sign(gamma (x - mu) / sqrt(var + eps) + beta + shift) for the running statistics of `norm`.
+
+    t = mu - (beta + shift) sqrt(var + eps) / gamma, with >= for gamma > 0 and <= for gamma < 0. Computed in float64
+    and rounded once to float32. `norm` None: the input itself is compared, t = -shift.
+    """
+    if norm is None:
+        offset = torch.zeros(channels, dtype=torch.float64) if shift is None else shift.detach().double()
+        return Threshold((-offset).float(), torch.zeros(channels, dtype=torch.bool, device=offset.device))
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a batch norm without running statistics has no threshold")
+    mean, deviation = norm.running_mean.double(), (norm.running_var.double() + norm.eps).sqrt()
+    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach().double()
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()
+    if shift is not None:
+        beta = beta + shift.detach().double()
+    infinity = torch.full_like(mean, float("inf"))
+    constant = torch.where(beta >= 0, -infinity, infinity)
+    flat = gamma == 0
+    value = torch.where(flat, constant, mean - beta * deviation / torch.where(flat, torch.ones_like(gamma), gamma))
+    return Threshold(value.float(), gamma < 0)
+
+
+def compare(x: Tensor, threshold: Threshold) -> Tensor:
+    """+-1 in x's dtype for x [N, C, ...]: the comparison that `Threshold` states."""
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    value, flip = threshold.value.view(shape), threshold.flip.view(shape)
+    positive = torch.where(flip, x <= value, x >= value)
+    return torch.where(positive, 1.0, -1.0).to(x.dtype)

@@ -1,0 +1,1 @@
+"""Training a network: recipe, trainer, updates, losses, metrics."""
