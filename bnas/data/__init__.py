@@ -1,0 +1,18 @@
+"""Images from disk or memory, splits, and batches that are functions of the step."""
+
+from bnas.data.augment import Augmentation
+from bnas.data.batches import Batches
+from bnas.data.images import Dataset, ImageSet, Normalization
+from bnas.data.readers import READERS, read
+from bnas.data.splits import split_for_search
+
+__all__ = [
+    "READERS",
+    "Augmentation",
+    "Batches",
+    "Dataset",
+    "ImageSet",
+    "Normalization",
+    "read",
+    "split_for_search",
+]

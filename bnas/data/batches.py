@@ -1,0 +1,77 @@
+"""Batches that are functions of the step, from images that live on the device."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bnas.data.augment import Augmentation
+from bnas.data.images import ImageSet, Normalization, normalize
+from bnas.errors import BnasError
+from bnas.seeding import torch_generator
+
+
+class Batches:
+    """Training batches by global step, and all images in order for evaluation.
+
+    Epoch e visits the images in the order drawn for (seed, purpose, "epoch", e), and step s is varied by numbers
+    drawn for (seed, purpose, "augment", s). So a run continued at step s sees what an uninterrupted one sees, and
+    nothing about the order has to be saved. The images stay uint8 on the device and are gathered there by index.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        *,
+        seed: int,
+        normalization: Normalization,
+        augmentation: Augmentation | None = None,
+        device: torch.device | str = "cpu",
+        purpose: str = "train",
+    ) -> None:
+        if batch_size < 1:
+            raise BnasError(f"batch_size must be at least 1; found {batch_size}")
+        channels, self._height, self._width = images.shape
+        normalization.check(channels)
+        self.augmentation = augmentation or Augmentation()
+        self.augmentation.check(self._height, self._width)
+        self.normalization = normalization
+        self.device = torch.device(device)
+        self.batch_size = min(batch_size, len(images))
+        # A last short batch is dropped; a set smaller than a batch is one batch.
+        self.steps_per_epoch = len(images) // self.batch_size
+        self._seed, self._purpose = seed, purpose
+        self._images = images.images.to(self.device)
+        self._labels = images.labels.to(self.device)
+        self._mean, self._std = normalization.tensors(self.device)
+        self._order: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of global step `step` (from 0): float32 [B, C, H, W], shuffled, varied, normalized; int64 [B]."""
+        if step < 0:
+            raise ValueError(f"steps count from 0; found {step}")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        indices = self._order_of(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        generator = torch_generator(self._seed, self._purpose, "augment", step)
+        draws = self.augmentation.draw(len(indices), self._height, self._width, generator, self.device)
+        moved = self.augmentation.move(self._images[indices], draws)
+        return self.augmentation.cut(normalize(moved, self._mean, self._std), draws), self._labels[indices]
+
+    def in_order(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images once, in order, normalized and not varied; the last batch may be short."""
+        size = self.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise BnasError(f"batch_size must be at least 1; found {size}")
+        for images, labels in zip(self._images.split(size), self._labels.split(size), strict=True):
+            yield normalize(images, self._mean, self._std), labels
+
+    def _order_of(self, epoch: int) -> Tensor:
+        """The permutation of an epoch, on the device; kept until another epoch is asked for."""
+        if self._order is None or self._order[0] != epoch:
+            generator = torch_generator(self._seed, self._purpose, "epoch", epoch)
+            self._order = epoch, torch.randperm(len(self), generator=generator).to(self.device)
+        return self._order[1]

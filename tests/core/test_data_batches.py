@@ -1,0 +1,132 @@
+"""Batches as functions of the step."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bnas.data import Augmentation, Batches, ImageSet, Normalization
+from bnas.errors import BnasError
+
+PLAIN = Normalization((0.0,), (1 / 255,))
+VARIED = Augmentation(crop_padding=2, flip=True, cutout=3)
+
+
+def numbered(count: int, side: int = 1) -> ImageSet:
+    """Image i has the value i + 1 in every pixel and the label i % 3."""
+    values = torch.arange(1, count + 1, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return ImageSet(values.expand(-1, 1, side, side).contiguous(), torch.arange(count) % 3)
+
+
+def batches(count: int, size: int, *, seed: int = 0, side: int = 1, **options) -> Batches:
+    return Batches(numbered(count, side), size, seed=seed, normalization=PLAIN, **options)
+
+
+def seen(source: Batches, steps: range) -> list[int]:
+    return [round(value) for step in steps for value in source.batch(step)[0][:, 0, 0, 0].tolist()]
+
+
+def test_an_epoch_shows_each_image_once_and_drops_the_short_batch():
+    source = batches(23, 5)
+    assert (len(source), source.steps_per_epoch) == (23, 4)
+    first, second = seen(source, range(4)), seen(source, range(4, 8))
+    assert len(set(first)) == len(set(second)) == 20
+    assert first != second
+    assert set(first) != set(second), "the dropped images should change from epoch to epoch"
+
+
+def test_labels_go_with_their_images():
+    images, labels = batches(23, 5).batch(3)
+    assert images.dtype == torch.float32
+    assert images.shape == (5, 1, 1, 1)
+    assert torch.equal((images.flatten().round().long() - 1) % 3, labels)
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    source = batches(3, 64)
+    assert (source.steps_per_epoch, source.batch_size) == (1, 3)
+    assert sorted(seen(source, range(1))) == [1, 2, 3]
+
+
+def test_a_batch_depends_on_nothing_but_its_step():
+    forward = batches(40, 8, side=6, augmentation=VARIED)
+    every = {step: forward.batch(step) for step in range(12)}
+    fresh = batches(40, 8, side=6, augmentation=VARIED)
+    torch.manual_seed(99)
+    for step in (11, 0, 7, 3):
+        assert torch.equal(fresh.batch(step)[0], every[step][0])
+        assert torch.equal(fresh.batch(step)[1], every[step][1])
+
+
+def test_seed_and_purpose_change_order_and_augmentation():
+    base = batches(40, 8, side=6, augmentation=VARIED)
+    for other in (
+        batches(40, 8, seed=1, side=6, augmentation=VARIED),
+        batches(40, 8, side=6, augmentation=VARIED, purpose="other"),
+    ):
+        assert not torch.equal(other.batch(0)[0], base.batch(0)[0])
+        assert seen(batches(40, 8), range(5)) != seen(batches(40, 8, seed=1), range(5))
+        assert seen(batches(40, 8), range(5)) != seen(batches(40, 8, purpose="other"), range(5))
+
+
+def test_the_same_batch_in_another_process():
+    code = (
+        "import torch; from bnas.data import *;"
+        "images = ImageSet(torch.arange(2000).remainder(251).byte().view(20, 1, 10, 10), torch.arange(20));"
+        "source = Batches(images, 4, seed=3, normalization=Normalization((0.5,), (0.25,)),"
+        " augmentation=Augmentation(2, True, 4));"
+        "print(source.batch(7)[0].double().sum().item(), source.batch(7)[1].tolist())"
+    )
+    lines = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": salt, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ("1", "2")
+    ]
+    assert lines[0] == lines[1] != ""
+
+
+def test_evaluation_sees_every_image_once_in_order_and_not_varied():
+    source = batches(23, 5, side=6, augmentation=VARIED)
+    parts = list(source.in_order())
+    assert [len(labels) for _, labels in parts] == [5, 5, 5, 5, 3]
+    images = torch.cat([part for part, _ in parts])
+    assert torch.equal(images.round().byte(), numbered(23, 6).images)
+    assert torch.equal(torch.cat([labels for _, labels in parts]), numbered(23).labels)
+    assert [len(labels) for _, labels in source.in_order(20)] == [20, 3]
+
+
+def test_the_hole_is_the_mean_of_the_training_split():
+    images = ImageSet(torch.full((64, 1, 8, 8), 200, dtype=torch.uint8), torch.zeros(64).long())
+    source = Batches(
+        images, 64, seed=0, normalization=Normalization((0.5,), (0.5,)), augmentation=Augmentation(cutout=4)
+    )
+    values = set(source.batch(0)[0].unique().tolist())
+    assert len(values) == 2
+    assert 0.0 in values
+
+
+@pytest.mark.parametrize("size", [0, -4])
+def test_a_batch_size_below_1_is_refused(size):
+    with pytest.raises(BnasError, match=f"batch_size must be at least 1; found {size}"):
+        batches(10, size)
+    with pytest.raises(BnasError, match=f"batch_size must be at least 1; found {size}"):
+        list(batches(10, 2).in_order(size))
+
+
+def test_a_negative_step_is_a_bug_of_the_caller():
+    with pytest.raises(ValueError, match="steps count from 0; found -1"):
+        batches(10, 2).batch(-1)
+
+
+def test_normalization_and_augmentation_must_fit_the_images():
+    with pytest.raises(BnasError, match="mean and std are for 3 channels; the images have 1"):
+        Batches(numbered(4), 2, seed=0, normalization=Normalization((0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(BnasError, match="cutout of 6 pixels on images of 6 x 6; at most 5"):
+        batches(4, 2, side=6, augmentation=Augmentation(cutout=6))
