@@ -1,0 +1,79 @@
+"""Binary convolution: +-1 inputs, weights binarized by a scheme, one scale per output channel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnas.binary.schemes import Scheme
+from bnas.errors import BnasError
+
+Padding = tuple[int, int, int, int]
+
+
+class BinaryConv2d(nn.Module):
+    """Convolution [N, C, H, W] -> [N, O, H', W'] of an already binarized input with a binarized weight, no bias.
+
+    Padding is applied after sign: with `pad_value` 0 (the default, as in the papers' code) a padded tap adds nothing;
+    +1 and -1 are the options. `padding` is one number or (top, left, bottom, right); a negative entry crops.
+
+    In evaluation, under a scheme that binarizes weights and activations, the accumulators are rounded to integers
+    (fast convolution algorithms leave fractions) and then scaled, so that they equal the packed network's. In training
+    the scale is folded into the weight: same mathematics, one elementwise pass over the output less.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        scheme: Scheme,
+        *,
+        stride: int = 1,
+        padding: int | Padding = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        pad_value: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise BnasError(
+                f"a convolution from {in_channels} to {out_channels} channels cannot have {groups} groups: "
+                f"the number of groups must divide both"
+            )
+        if pad_value not in (0.0, 1.0, -1.0):
+            raise BnasError(f"pad_value of a binary convolution is 0, 1 or -1, got {pad_value}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
+        self.padding: Padding = (padding,) * 4 if isinstance(padding, int) else padding
+        self.pad_value = float(pad_value)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        self.binarizer = scheme.weight(self.weight)
+        # Accumulators are integers only when both operands are +-1.
+        self.exact = self.binarizer.packs and scheme.activation(in_channels).packs
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size[0]}, stride={self.stride[0]}, "
+            f"padding={self.padding}, dilation={self.dilation[0]}, groups={self.groups}"
+        )
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        top, left, bottom, right = self.padding
+        if top == left == bottom == right >= 0 and self.pad_value == 0.0:
+            return F.conv2d(x, weight, None, self.stride, top, self.dilation, self.groups)
+        x = F.pad(x, (left, right, top, bottom), value=self.pad_value)
+        return F.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """Integer-valued float32 accumulators [N, O, H', W'] of +-1 input x, before the scale."""
+        (term,) = self.binarizer.terms(self.weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._convolve(x.float(), term.sign_pm1.float()).round()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or not self.exact:
+            return self._convolve(x, self.binarizer(self.weight))
+        (term,) = self.binarizer.terms(self.weight)
+        accumulated = self.accumulate(x)
+        return accumulated if term.scale is None else accumulated * term.scale.reshape(1, -1, 1, 1)

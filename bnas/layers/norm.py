@@ -1,0 +1,31 @@
+"""Batch norm and the activation binarizer behind it, as one layer: in evaluation, one comparison per channel."""
+
+from torch import Tensor, nn
+
+from bnas.binary import threshold
+from bnas.binary.schemes import Scheme
+
+
+class NormBinarize(nn.Module):
+    """x [N, C, H, W] -> A(BN(x)): +-1 under a scheme that binarizes activations, BN(x) under one that does not.
+
+    In evaluation sign(BN(x)) *is* the comparison of `threshold()`, which the exporter packs; it carries no gradient.
+    `affine` off: the norm has no slope and offset of its own, so that several readers can share it.
+    """
+
+    def __init__(self, channels: int, scheme: Scheme, *, affine: bool = True) -> None:
+        super().__init__()
+        self.channels = channels
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+        self.binarizer = scheme.activation(channels)
+
+    def threshold(self) -> threshold.Threshold:
+        """The comparison, per channel, that sign(BN(x)) is with the running statistics."""
+        return threshold.fold(self.norm, self.channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The norm's own mode decides: scoring with batch statistics leaves the rest of a network in evaluation.
+        if self.norm.training or not self.binarizer.packs:
+            result: Tensor = self.binarizer(self.norm(x))
+            return result
+        return threshold.compare(x, self.threshold())

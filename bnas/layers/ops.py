@@ -1,0 +1,145 @@
+"""Candidate operations of cells. Each has the form op(x, x_binary) -> [N, C, H / stride, W / stride].
+
+`x` is the real-valued node, `x_binary` the same node after batch norm and sign. In a super-network that sign is
+computed once per node and shared by all candidates (exact when the norm has no affine part); in a fixed network each
+operation that needs it owns a `NormBinarize` (`norm`) and computes it from x.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from bnas.binary.schemes import Scheme
+from bnas.errors import BnasError
+from bnas.layers.conv import BinaryConv2d
+from bnas.layers.norm import NormBinarize
+from bnas.layers.shuffle import ChannelShuffle
+
+
+class Op(nn.Module):
+    """Base of the candidates. `reads_binary`: it wants x_binary. `parameter_free`: it has nothing to learn."""
+
+    reads_binary = False
+    parameter_free = False
+    is_identity = False
+
+
+class BinaryOp(Op):
+    """Base of the operations on +-1 input, with or without a norm of their own."""
+
+    reads_binary = True
+
+    def __init__(self, channels: int, scheme: Scheme, own_norm: bool) -> None:
+        super().__init__()
+        self.norm = NormBinarize(channels, scheme) if own_norm else None
+
+    def binary_input(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+        if self.norm is not None:
+            result: Tensor = self.norm(x)
+            return result
+        if x_binary is None:
+            raise ValueError("an operation without a norm of its own needs x_binary")
+        return x_binary
+
+
+class BinaryConvOp(BinaryOp):
+    """(BN, sign,) grouped k x k convolution C -> C, PReLU, channel shuffle, + x when the stride is 1.
+
+    The convolution of BATS cells as released (Bulat et al. 2020, arXiv 2003.01711): no pointwise convolution and no
+    second repetition; the shuffle has a fixed number of groups and is left out for ungrouped convolutions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        stride: int,
+        scheme: Scheme,
+        *,
+        kernel_size: int,
+        own_norm: bool,
+        dilation: int = 1,
+        groups: int = 1,
+        shuffle_groups: int = 1,
+    ) -> None:
+        super().__init__(channels, scheme, own_norm)
+        self.conv = BinaryConv2d(
+            channels,
+            channels,
+            kernel_size,
+            scheme,
+            stride=stride,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+        )
+        self.activation = nn.PReLU(channels)
+        self.shuffle = ChannelShuffle(channels, shuffle_groups) if shuffle_groups > 1 and groups > 1 else None
+        self.residual = stride == 1
+
+    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+        out: Tensor = self.activation(self.conv(self.binary_input(x, x_binary)))
+        if self.shuffle is not None:
+            out = self.shuffle(out)
+        return out + x if self.residual else out
+
+
+class FactorizedReduce(BinaryOp):
+    """(BN, sign,) two 1x1 stride-2 convolutions of O / 2 channels, the second one pixel down and right, concat, PReLU.
+
+    Halves the map without leaving a pixel unread. Odd sizes round up, as a padded stride-2 convolution does.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, scheme: Scheme, *, own_norm: bool) -> None:
+        super().__init__(in_channels, scheme, own_norm)
+        if out_channels % 2:
+            raise BnasError(
+                f"a factorized reduction to {out_channels} channels needs an even number: "
+                f"{out_channels - 1} or {out_channels + 1} would do"
+            )
+        half = out_channels // 2
+        self.even = BinaryConv2d(in_channels, half, 1, scheme, stride=2)
+        self.odd = BinaryConv2d(in_channels, half, 1, scheme, stride=2, padding=(-1, -1, 1, 1))
+        self.activation = nn.PReLU(out_channels)
+
+    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+        binary = self.binary_input(x, x_binary)
+        out: Tensor = self.activation(torch.cat([self.even(binary), self.odd(binary)], dim=1))
+        return out
+
+
+class Pool(Op):
+    """3x3 pooling with padding 1: maximum, or average over the real pixels only (no batch norm, as in BATS)."""
+
+    parameter_free = True
+
+    def __init__(self, kind: str, stride: int) -> None:
+        super().__init__()
+        self.pool: nn.Module = (
+            nn.MaxPool2d(3, stride, 1) if kind == "max" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+        )
+
+    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+        out: Tensor = self.pool(x)
+        return out
+
+
+class Identity(Op):
+    """x itself (stride 1 only; at stride 2 a `FactorizedReduce` takes its place)."""
+
+    parameter_free = True
+    is_identity = True
+
+    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+        return x
+
+
+class Zero(Op):
+    """All zeros of the operation's output shape ("Zeroise"): a kept edge that carries nothing."""
+
+    parameter_free = True
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
