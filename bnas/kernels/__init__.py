@@ -1,1 +1,60 @@
-"""Arithmetic on packed bits."""
+"""Arithmetic on packed bits: the layout (packing), the meaning of each kernel (reference), and the back ends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas.kernels import reference
+from bnas.kernels.packing import Words
+from bnas.registry import Registry
+
+
+class Conv2d(Protocol):
+    """`reference.conv2d`: packed activations and weights to int32 accumulators [N, Ho, Wo, O]."""
+
+    def __call__(
+        self,
+        bits: Words,
+        weight_words: Words,
+        *,
+        channels: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        pad_value: int,
+    ) -> NDArray[np.int32]: ...
+
+
+class ThresholdPack(Protocol):
+    """`reference.threshold_pack`: real [N, C, H, W] and one comparison a channel to packed activations."""
+
+    def __call__(
+        self, x: NDArray[np.float32], value: NDArray[np.float32], flip: NDArray[np.bool_], groups: int
+    ) -> Words: ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the kernels; its integers equal the reference's, always."""
+
+    name: str
+    conv2d: Conv2d
+    matmul: Callable[[Words, Words, int], NDArray[np.int32]]
+    threshold_pack: ThresholdPack
+
+
+def _reference() -> Backend:
+    return Backend("reference", reference.conv2d, reference.matmul, reference.threshold_pack)
+
+
+# Factories, so that a back end's own packages are imported when it is chosen and not before.
+BACKENDS: Registry[Callable[[], Backend]] = Registry("backend", {"reference": _reference})
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name; `BnasError` that lists what there is."""
+    return BACKENDS[name]()
