@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -107,6 +107,8 @@ class SearchSpace(ABC):
     decisions: tuple[Decision, ...]
     # Choices that a super-network offers but that no derived or drawn genotype takes (Zeroise in a DARTS cell).
     never_derived: frozenset[str] = frozenset()
+    # The size of the network that the papers retrain, where a job does not say otherwise.
+    retrain_size: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def supernet(self, spec: NetSpec) -> Supernet: ...
@@ -165,10 +167,7 @@ class SearchSpace(ABC):
             if name not in by_name:
                 raise BnasError(f"space {self.name} has no decision '{name}'.{nearest(name, by_name)}")
             if choice not in by_name[name].choices:
-                allowed = ", ".join(by_name[name].choices)
-                raise BnasError(
-                    f"decision {name} has no choice '{choice}'; it has {allowed}.{nearest(choice, by_name[name].choices)}"
-                )
+                raise unknown(f"choice of decision {name}", choice, by_name[name].choices)
         for unit in self.units():
             kept = [decision.name for decision in unit if genotype.choice(decision.name) != ABSENT]
             wanted = unit[0].keep or 1

@@ -26,9 +26,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     missing = [
         name
         for name, field in fields.items()
-        if name not in accepted
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in accepted and field.default is field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise BnasError(f"{where}: missing {', '.join(missing)}")

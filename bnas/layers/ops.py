@@ -32,7 +32,7 @@ class BinaryOp(Op):
         super().__init__()
         self.norm = NormBinarize(channels, scheme) if own_norm else None
 
-    def binary_input(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+    def binary_input(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         if self.norm is not None:
             result: Tensor = self.norm(x)
             return result
@@ -75,7 +75,7 @@ class BinaryConvOp(BinaryOp):
         self.shuffle = ChannelShuffle(channels, shuffle_groups) if shuffle_groups > 1 and groups > 1 else None
         self.residual = stride == 1
 
-    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         out: Tensor = self.activation(self.conv(self.binary_input(x, x_binary)))
         if self.shuffle is not None:
             out = self.shuffle(out)
@@ -100,7 +100,7 @@ class FactorizedReduce(BinaryOp):
         self.odd = BinaryConv2d(in_channels, half, 1, scheme, stride=2, padding=(-1, -1, 1, 1))
         self.activation = nn.PReLU(out_channels)
 
-    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         binary = self.binary_input(x, x_binary)
         out: Tensor = self.activation(torch.cat([self.even(binary), self.odd(binary)], dim=1))
         return out
@@ -117,7 +117,7 @@ class Pool(Op):
             nn.MaxPool2d(3, stride, 1) if kind == "max" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
         )
 
-    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         out: Tensor = self.pool(x)
         return out
 
@@ -128,7 +128,7 @@ class Identity(Op):
     parameter_free = True
     is_identity = True
 
-    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         return x
 
 
@@ -141,5 +141,5 @@ class Zero(Op):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Tensor, x_binary: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])

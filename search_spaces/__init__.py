@@ -1,0 +1,33 @@
+"""Search spaces: what may vary in a binary network. Built on `bnas`; they know no strategy."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bnas.errors import BnasError, unknown
+from bnas.genotype import Genotype
+from bnas.registry import Registry
+from bnas.space import SearchSpace
+from search_spaces.bats import Bats
+
+SPACES: Registry[Callable[..., SearchSpace]] = Registry("search space", {"bats": Bats})
+
+
+def make_space(name: str, args: Mapping[str, Any] | None = None) -> SearchSpace:
+    """The space of that name; an argument it does not have is an error that lists those it has."""
+    factory = SPACES[name]
+    parameters = inspect.signature(factory).parameters
+    for argument, value in (args or {}).items():
+        if argument not in parameters:
+            raise unknown(f"argument of space {name}", argument, parameters)
+        wanted = type(parameters[argument].default)
+        if type(value) is not wanted:
+            raise BnasError(f"space {name}: argument {argument} takes a {wanted.__name__}, got {value!r}")
+    return factory(**(args or {}))
+
+
+def space_of(genotype: Genotype) -> SearchSpace:
+    """The space that a genotype names, made with its arguments; the genotype is checked against it."""
+    space = make_space(genotype.space, dict(genotype.space_args))
+    space.check(genotype)
+    return space
