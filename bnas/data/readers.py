@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bnas.data.cifar import read_cifar10, read_cifar100
 from bnas.data.digits import read_digits
 from bnas.data.images import Dataset
 from bnas.errors import BnasError, nearest
@@ -13,6 +14,8 @@ READERS: Registry[Callable[..., Dataset]] = Registry(
     "data set",
     {
         "digits": read_digits,
+        "cifar10": read_cifar10,
+        "cifar100": read_cifar100,
     },
 )
 
