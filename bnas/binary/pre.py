@@ -16,10 +16,15 @@ def unchanged(x: Tensor) -> Tensor:
     return x
 
 
+def centre(x: Tensor) -> Tensor:
+    """u = x - mean over the input channels, for weights [O, I, ...]."""
+    return x - x.mean(dim=1, keepdim=True)
+
+
 def centre_and_clip(x: Tensor) -> Tensor:
-    """u = clip(x - mean over the input channels, -1, 1) for weights [O, I, ...].
+    """u = clip(centre(x), -1, 1).
 
     The released trainer of XNOR-Net does this to the stored weights before each step (Rastegari et al. 2016,
     arXiv 1603.05279, code); the paper does not mention it.
     """
-    return (x - x.mean(dim=1, keepdim=True)).clamp(-1, 1)
+    return centre(x).clamp(-1, 1)

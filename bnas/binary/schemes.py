@@ -44,12 +44,15 @@ def binary_activations(strict: bool = False) -> Scheme:
     return Scheme(_real_weight, lambda channels: Binarizer(Box(strict=strict)))
 
 
-def bnn() -> Scheme:
+def bnn(weight_gradient: str = "identity") -> Scheme:
     """BNN (Courbariaux, Hubara et al. 2016, arXiv 1602.02830).
 
-    W: sign, identity gradient, latent weights clipped to [-1, 1] after each update. A: sign, gradient 1[|x| <= 1].
+    W: sign, identity gradient (`weight_gradient: box` zeroes it beyond 1), latent weights clipped to [-1, 1] after each
+    update. A: sign, gradient 1[|x| <= 1].
     """
-    return Scheme(lambda weight: Binarizer(Identity(window=1.0)), lambda channels: Binarizer(Box()))
+    check_choice("weight_gradient of scheme bnn", weight_gradient, ("identity", "box"))
+    estimator = Identity(window=1.0) if weight_gradient == "identity" else Box()
+    return Scheme(lambda weight: Binarizer(estimator), lambda channels: Binarizer(Box()))
 
 
 def xnor(weight_gradient: str = "paper", centre: bool = False) -> Scheme:

@@ -25,7 +25,7 @@ class BinaryConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         scheme: Scheme,
         *,
         stride: int = 1,
@@ -43,7 +43,8 @@ class BinaryConv2d(nn.Module):
         if pad_value not in (0.0, 1.0, -1.0):
             raise BnasError(f"pad_value of a binary convolution is 0, 1 or -1, got {pad_value}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
+        self.kernel_size = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+        self.stride, self.dilation = (stride,) * 2, (dilation,) * 2
         self.padding: Padding = (padding,) * 4 if isinstance(padding, int) else padding
         self.pad_value = float(pad_value)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
@@ -54,7 +55,7 @@ class BinaryConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size[0]}, stride={self.stride[0]}, "
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride[0]}, "
             f"padding={self.padding}, dilation={self.dilation[0]}, groups={self.groups}"
         )
 

@@ -1,0 +1,46 @@
+"""A miss names what there is and the nearest name; tables cannot be overwritten."""
+
+import pytest
+
+from bnas.errors import BnasError, check_choice
+from bnas.registry import Registry
+
+TABLE = Registry("fruit", {"apple": 1, "pear": 2})
+
+
+def test_a_miss_lists_the_names_and_suggests_one() -> None:
+    with pytest.raises(BnasError, match=r"no fruit named 'aple'; there are: apple, pear\. Did you mean 'apple'\?"):
+        TABLE["aple"]
+
+
+def test_a_miss_that_is_like_nothing_suggests_nothing() -> None:
+    with pytest.raises(BnasError) as caught:
+        TABLE["xyzzy"]
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_a_miss_is_not_contained_and_does_not_raise() -> None:
+    assert "aple" not in TABLE
+    assert "apple" in TABLE
+
+
+def test_extended_adds_without_changing_the_original_and_refuses_a_taken_name() -> None:
+    assert TABLE.extended({"fig": 3})["fig"] == 3
+    assert "fig" not in TABLE
+    with pytest.raises(ValueError, match="pear already exists"):
+        TABLE.extended({"pear": 3})
+
+
+def test_an_error_within_a_place_keeps_its_kind() -> None:
+    class SpecialError(BnasError):
+        pass
+
+    error = SpecialError("wrong").within("job.yaml")
+    assert type(error) is SpecialError
+    assert str(error) == "job.yaml: wrong"
+
+
+def test_check_choice_passes_what_is_listed() -> None:
+    check_choice("stem", "cifar", ("cifar", "imagenet"))
+    with pytest.raises(BnasError, match="no stem named 'cifr'"):
+        check_choice("stem", "cifr", ("cifar", "imagenet"))
