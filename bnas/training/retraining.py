@@ -1,0 +1,218 @@
+"""Retraining: a found network is trained from its start, in one stage or in two, in rounds that can be resumed."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnas import seeding
+from bnas.data import Augmentation, Batches, ImageSet, Normalization
+from bnas.errors import BnasError, check_choice
+from bnas.nonfinite import NonFiniteLoss
+from bnas.options import check_number
+from bnas.training.losses import ExtraLoss
+from bnas.training.metrics import accuracy, latent_signs, sign_flips
+from bnas.training.recipe import Recipe
+from bnas.training.trainer import Trainer
+from bnas.training.transfer import transfer
+
+STAGE_MODES = ("auto", "one", "two")
+Build = Callable[[str, Mapping[str, Any]], nn.Module]
+
+FIRST_SCHEME = "binary-activations"
+# With fewer epochs the binary half would be too short.
+TWO_STAGE_EPOCHS = 100
+# Longest round by default, so that an epoch of a large data set is not one long piece of unsaved work.
+ROUND_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the retraining with a schedule and an optimizer of its own.
+
+    `weight_decay`: of the real weights in this stage; None takes the recipe's.
+    """
+
+    name: str
+    scheme: str
+    scheme_options: Mapping[str, Any]
+    epochs: int
+    weight_decay: float | None = None
+
+
+def two_stages(epochs: int, mode: str = "auto") -> bool:
+    """Whether real weights come first: `auto` says so from 100 epochs on."""
+    check_choice("mode of stages", mode, STAGE_MODES)
+    if mode == "two" and epochs < 2:
+        raise BnasError(f"two stages need at least 2 epochs; found {epochs}")
+    return mode == "two" or (mode == "auto" and epochs >= TWO_STAGE_EPOCHS)
+
+
+def plan_stages(
+    scheme: str,
+    scheme_options: Mapping[str, Any],
+    epochs: int,
+    *,
+    mode: str = "auto",
+    first_weight_decay: float = 1e-5,
+) -> tuple[Stage, ...]:
+    """One stage under `scheme`, or real weights with binary activations for the first half of the epochs, then it.
+
+    Bulat et al. 2019 (arXiv 1904.05868), Martinez et al. 2020 (arXiv 2003.11535). A scheme with real weights has no
+    second stage to go to: `auto` then means one, and `two` is an error.
+    """
+    two = two_stages(epochs, mode)
+    if scheme in ("real", FIRST_SCHEME):
+        if mode == "two":
+            raise BnasError(f"two stages end with binary weights, which scheme {scheme} does not have; take one stage")
+        two = False
+    if not two:
+        return (Stage("joint", scheme, scheme_options, epochs),)
+    first = epochs // 2
+    return (
+        Stage("real-weights", FIRST_SCHEME, {}, first, first_weight_decay),
+        Stage("binary", scheme, scheme_options, epochs - first),
+    )
+
+
+class Retraining:
+    """Trains `stages` one after the other, in rounds; the engine runs, logs and saves them.
+
+    Each stage builds its network by `build(scheme, scheme_options)`, takes over the weights of the one before
+    (`transfer`) and has a fresh optimizer and schedule. `train`: all training images; `validation`, where given, is
+    evaluated after each round. `round_steps`: steps a round, by default an epoch or an equal part of one of at most
+    200 steps. `initial`: weights that the first stage starts from (a super-network's), by name and shape.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        stages: Sequence[Stage],
+        recipe: Recipe,
+        *,
+        train: ImageSet,
+        normalization: Normalization,
+        seed: int,
+        augmentation: Augmentation | None = None,
+        validation: ImageSet | None = None,
+        device: torch.device | str = "cpu",
+        round_steps: int | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+        extra_losses: Sequence[ExtraLoss] = (),
+    ) -> None:
+        if not stages:
+            raise ValueError("a retraining needs at least one stage")
+        self.stages = tuple(stages)
+        self._build, self._recipe, self._seed, self._device = build, recipe, seed, device
+        self._train, self._normalization, self._augmentation = train, normalization, augmentation
+        self._extra_losses = extra_losses
+        self._validation: Batches | None = None
+        if validation is not None:
+            self._validation = Batches(
+                validation, recipe.batch_size, seed=seed, normalization=normalization, device=device
+            )
+        self.stage = 0
+        self.trainer = self._make_trainer(0, initial)
+        steps_per_epoch = self.trainer.batches.steps_per_epoch
+        if round_steps is None:
+            round_steps = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / ROUND_STEPS))
+        check_number("round_steps", round_steps, at_least=1, whole=True)
+        self.round_steps = round_steps
+        self._stage_steps = [stage.epochs * steps_per_epoch for stage in self.stages]
+
+    @property
+    def rounds_total(self) -> int:
+        return sum(self._rounds(steps) for steps in self._stage_steps)
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds of finished stages and of this one; a round never reaches over the end of a stage."""
+        return sum(self._rounds(steps) for steps in self._stage_steps[: self.stage]) + self._rounds(self.trainer.step)
+
+    @property
+    def finished(self) -> bool:
+        return self.trainer.finished and self.stage == len(self.stages) - 1
+
+    def run_round(self) -> Mapping[str, Any]:
+        """Train for one round and return its figures, as values that JSON can hold.
+
+        `stage`, `step` and `epoch` (of the whole retraining), the trainer's figures, `sign_flips` (share of the binary
+        weights that changed sign in the round), `validation_accuracy` where there are validation images.
+        """
+        if self.finished:
+            raise ValueError("all rounds are done")
+        if self.trainer.finished:
+            self._next_stage()
+        trainer = self.trainer
+        before = latent_signs(trainer.model)
+        figures: dict[str, Any] = {"stage": self.stages[self.stage].name}
+        earlier = sum(self._stage_steps[: self.stage])
+        try:
+            trained = trainer.run_steps(self.round_steps)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(earlier + error.step, error.what) from error
+        step = earlier + trainer.step
+        figures |= {"step": step, "epoch": step / trainer.batches.steps_per_epoch, **trained}
+        if before:
+            figures["sign_flips"] = sign_flips(before, latent_signs(trainer.model))
+        if self._validation is not None:
+            figures["validation_accuracy"] = accuracy(trainer.evaluation_model(), self._validation)
+        return figures
+
+    def evaluation_model(self) -> nn.Module:
+        """The network as trained so far, in evaluation mode."""
+        return self.trainer.evaluation_model()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stage": self.stage, "trainer": self.trainer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["stage"] != self.stage:
+            self.stage = state["stage"]
+            self.trainer = self._make_trainer(self.stage, None)
+        self.trainer.load_state_dict(state["trainer"])
+
+    def _rounds(self, steps: int) -> int:
+        return math.ceil(steps / self.round_steps)
+
+    def _next_stage(self) -> None:
+        source = self.trainer.evaluation_model()
+        self.stage += 1
+        self.trainer = self._make_trainer(self.stage, source.state_dict())
+
+    def _make_trainer(self, index: int, start: Mapping[str, Tensor] | None) -> Trainer:
+        """A trainer for stage `index` whose network starts from `start` where that fits."""
+        stage = self.stages[index]
+        with seeding.borrowed(self._seed, "init", index):
+            model = self._build(stage.scheme, stage.scheme_options)
+        if start is not None:
+            left = transfer(start, model)
+            if all(name in left for name, _ in model.named_parameters()):
+                raise BnasError(
+                    "none of the given weights fits the network by name and shape; "
+                    "were they trained with another number of cells or channels?"
+                )
+        decay = self._recipe.weight_decay if stage.weight_decay is None else stage.weight_decay
+        recipe = replace(self._recipe, epochs=stage.epochs, weight_decay=decay)
+        purpose = f"stage-{index}"
+        batches = Batches(
+            self._train,
+            recipe.batch_size,
+            seed=self._seed,
+            normalization=self._normalization,
+            augmentation=self._augmentation,
+            device=self._device,
+            purpose=purpose,
+        )
+        return Trainer(
+            model,
+            batches,
+            recipe,
+            seed=self._seed,
+            device=self._device,
+            extra_losses=self._extra_losses,
+            purpose=purpose,
+        )
