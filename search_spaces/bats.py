@@ -20,6 +20,7 @@ from bnas.space import NetSpec
 from search_spaces.cells import CellSize, CellSpace
 
 STEM_MULTIPLIER = 3
+GROUPINGS = ("channels_per_group", "number_of_groups")
 CONVOLUTIONS = {
     "group_conv_3x3": (3, 1),
     "group_conv_5x5": (5, 1),
@@ -34,14 +35,17 @@ class BatsSize(CellSize):
 
     channels: int = option(24, "channels of the first cells' nodes; doubled at each reduction", "ours")
     groups_are: str = option(
-        "channels_per_group", "what `groups` counts: channels_per_group (paper) or number_of_groups (code)", "paper"
+        "channels_per_group",
+        "what `groups` counts: channels_per_group (paper) or number_of_groups (code)",
+        "paper",
+        choices=GROUPINGS,
     )
     groups: int = option(12, "channels per group, or number of groups, of the convolutions (ImageNet: 20)", "paper")
     shuffle_groups: int = option(4, "groups of the channel shuffle after a grouped convolution", "code")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("groups_are", self.groups_are, ("channels_per_group", "number_of_groups"))
+        check_choice("groups_are", self.groups_are, GROUPINGS)
         check_number("groups", self.groups, at_least=1, whole=True)
         check_number("shuffle_groups", self.shuffle_groups, at_least=1, whole=True)
         for what, divisor in (("groups", self.groups), ("shuffle_groups", self.shuffle_groups), ("the halves", 2)):

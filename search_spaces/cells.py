@@ -28,6 +28,7 @@ from bnas.strict import build
 
 INPUTS = 2
 KINDS = ("normal", "reduction")
+STEMS = ("cifar", "imagenet")
 # Canonical form tries every order of the nodes; 7! = 5,040 is still instant.
 MOST_NODES = 7
 
@@ -38,11 +39,11 @@ class CellSize:
 
     cells: int = option(8, "cells in the chain; reductions at one and two thirds", "code")
     channels: int = option(16, "channels of the first cells' nodes; doubled at each reduction", "code")
-    stem: str = option("cifar", "cifar (stride 1) or imagenet (stride 8)", "code")
+    stem: str = option("cifar", "cifar (stride 1) or imagenet (stride 8)", "code", choices=STEMS)
     auxiliary: bool = option(False, "auxiliary head at two thirds of the depth, in training only", "code")
 
     def __post_init__(self) -> None:
-        check_choice("stem", self.stem, ("cifar", "imagenet"))
+        check_choice("stem", self.stem, STEMS)
         if self.cells < 1:
             raise BnasError(f"cells: at least 1, got {self.cells}")
         if self.channels < 1:

@@ -1,7 +1,7 @@
 """Trainer: batches in, weights changed. It knows of no search, no stage and no file."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,7 +27,8 @@ class Trainer:
     Everything is a function of the global step: batch, learning rate, drop-path, and the random numbers that the
     network draws. So a training that was saved at any step and continued equals an uninterrupted one bit for bit (on
     CUDA in deterministic mode). `forward`: images -> logits or (logits, auxiliary logits), where it is not the model
-    itself (a super-network with its gates). `purpose` keeps the random numbers of two trainings of one seed apart.
+    itself (a super-network with its gates). `before_step(step)` runs before each weight update, with the model in
+    training mode (a search's step on its gates). `purpose` keeps the random numbers of two trainings of one seed apart.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         forward: Forward | None = None,
         extra_losses: Sequence[ExtraLoss] = (),
+        before_step: Callable[[int], None] | None = None,
         purpose: str = "train",
     ) -> None:
         self.device = torch.device(device)
@@ -51,8 +53,11 @@ class Trainer:
         self.model = model.to(self.device)
         self.batches, self.recipe, self.extra_losses = batches, recipe, tuple(extra_losses)
         self.total_steps = recipe.epochs * batches.steps_per_epoch
+        # Looking at a loss makes the host wait for the device; on the CPU there is nothing to wait for.
+        self.waits_each_step = self.device.type == "cpu"
         self.step = 0
         self._seed, self._purpose = seed, purpose
+        self._before_step = before_step
         self._forward: Forward = model if forward is None else forward
         self._optimizer = make_optimizer(model, recipe)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
@@ -80,10 +85,12 @@ class Trainer:
         self.model.train()
         for index in range(count):
             with seeding.borrowed(self._seed, self._purpose, "step", self.step):
+                if self._before_step is not None:
+                    self._before_step(self.step)
                 images, labels = self.batches.batch(self.step)
                 loss, logits = self._loss(images, labels)
                 losses[index] = loss.detach()
-                if self.device.type == "cpu":
+                if self.waits_each_step:
                     self._check_finite(losses[index : index + 1], self.step)
                 self._update(loss)
             correct += (logits.detach().argmax(dim=1) == labels).sum()
