@@ -1,0 +1,156 @@
+"""The reference kernels against torch on -1/+1 tensors in float64: equal integers, whatever the shape."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnas.errors import BnasError
+from bnas.kernels import get_backend, reference
+from bnas.kernels.packing import pack_activations, pack_matrix, pack_weights, unpack_activations
+
+SIZES = (1, 7, 8, 31, 32, 33, 63, 64, 65)
+
+
+def signs(*shape, seed=0):
+    return np.where(np.random.default_rng(seed).random(shape) < 0.5, -1.0, 1.0)
+
+
+def by_torch(x, w, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1, pad_value=0):
+    top, left, bottom, right = padding
+    padded = F.pad(torch.from_numpy(x), (left, right, top, bottom), value=float(pad_value))
+    sums = F.conv2d(padded, torch.from_numpy(w), None, stride, 0, dilation, groups)
+    return sums.round().to(torch.int32).permute(0, 2, 3, 1).numpy()
+
+
+def by_bits(x, w, groups=1, **options):
+    words = pack_activations(x, groups)
+    return reference.conv2d(words, pack_weights(w), channels=x.shape[1], groups=groups, **options)
+
+
+@pytest.mark.parametrize("channels", SIZES)
+@pytest.mark.parametrize("pad_value", [0, 1, -1])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolution_over_channels_paddings_and_groups(channels, pad_value, groups):
+    x, w = signs(2, channels * groups, 5, 6), signs(4, channels, 3, 3, seed=1)
+    options = {"padding": (1, 1, 1, 1), "pad_value": pad_value, "groups": groups}
+    assert np.array_equal(by_bits(x, w, **options), by_torch(x, w, **options))
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 2), (1, 3)])
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 2, 2, 2), (0, 3, 1, 2), (-1, -1, 1, 1), (-1, 0, 0, -2)])
+@pytest.mark.parametrize("pad_value", [0, 1, -1])
+def test_convolution_over_strides_dilations_and_sides(stride, dilation, padding, pad_value):
+    x, w = signs(2, 12, 9, 10), signs(6, 4, 3, 2, seed=1)
+    options = {"stride": stride, "dilation": dilation, "padding": padding, "pad_value": pad_value, "groups": 3}
+    assert np.array_equal(by_bits(x, w, **options), by_torch(x, w, **options))
+
+
+@st.composite
+def convolutions(draw):
+    groups, kernel = draw(st.integers(1, 3)), (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    options = {
+        "stride": draw(pairs),
+        "dilation": draw(pairs),
+        "padding": draw(st.tuples(*[st.integers(-2, 3)] * 4)),
+        "pad_value": draw(st.sampled_from([0, 1, -1])),
+        "groups": groups,
+    }
+    spans = [d * (k - 1) + 1 for d, k in zip(options["dilation"], kernel, strict=True)]
+    # Two crops of 2 leave at least one pixel, and the kernel fits after them.
+    size = [span + 4 + draw(st.integers(0, 4)) for span in spans]
+    seed = draw(st.integers(0, 999))
+    x = signs(draw(st.integers(1, 3)), groups * draw(st.integers(1, 70)), *size, seed=seed)
+    w = signs(groups * draw(st.integers(1, 3)), x.shape[1] // groups, *kernel, seed=seed + 1)
+    return x, w, options
+
+
+@settings(deadline=None, max_examples=60)
+@given(convolutions())
+def test_any_convolution(convolution):
+    x, w, options = convolution
+    assert np.array_equal(by_bits(x, w, **options), by_torch(x, w, **options))
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 40])
+def test_chunks_do_not_change_the_sums(monkeypatch, at_once):
+    x, w = signs(5, 33, 8, 7), signs(4, 33, 3, 3, seed=1)
+    options = {"padding": (1, 1, 1, 1), "stride": (2, 1)}
+    expected = by_torch(x, w, **options)
+    monkeypatch.setattr(reference, "PIXELS_AT_ONCE", at_once)
+    assert np.array_equal(by_bits(x, w, **options), expected)
+    a, b = signs(50, 65), signs(3, 65, seed=1)
+    assert np.array_equal(reference.matmul(pack_matrix(a), pack_matrix(b), 65), a @ b.T)
+
+
+def test_inputs_need_not_be_contiguous():
+    x, w = signs(2, 40, 6, 6), signs(4, 40, 3, 3, seed=1)
+    words, weights = pack_activations(x), pack_weights(w)
+    expected = reference.conv2d(words, weights, channels=40)
+    spread = np.repeat(words, 2, axis=1)[:, ::2]
+    assert not spread.flags.c_contiguous
+    got = reference.conv2d(spread, np.asfortranarray(weights), channels=40)
+    assert np.array_equal(got, expected)
+
+
+def test_no_images_give_no_sums():
+    words = pack_activations(np.ones((0, 8, 4, 4)))
+    assert reference.conv2d(words, pack_weights(signs(3, 8, 3, 3)), channels=8).shape == (0, 2, 2, 3)
+
+
+@pytest.mark.parametrize("length", SIZES)
+def test_matmul(length):
+    a, w = signs(9, length), signs(5, length, seed=1)
+    sums = reference.matmul(pack_matrix(a), pack_matrix(w), length)
+    assert sums.dtype == np.int32
+    assert np.array_equal(sums, a @ w.T)
+
+
+def test_threshold_ties_are_plus_one_in_both_directions():
+    x = np.array([-1.0, 0.5, 2.0], np.float32).reshape(1, 1, 1, 3).repeat(2, axis=1)
+    value = np.full(2, 0.5, np.float32)
+    words = reference.threshold_pack(x, value, np.array([False, True]))
+    assert unpack_activations(words, 2)[0, :, 0].tolist() == [[-1, 1, 1], [1, 1, -1]]
+
+
+def test_threshold_of_infinity_is_a_constant_and_nan_is_minus_one():
+    x = np.array([-3.0, 0.0, np.nan], np.float32).reshape(1, 1, 1, 3).repeat(2, axis=1)
+    value = np.array([-np.inf, np.inf], np.float32)
+    words = reference.threshold_pack(x, value, np.zeros(2, bool), groups=2)
+    assert unpack_activations(words, 2)[0, :, 0].tolist() == [[1, 1, -1], [-1, -1, -1]]
+
+
+def conv2d(x_shape=(1, 8, 4, 4), w_shape=(2, 8, 3, 3), packed_groups=1, **options):
+    words = pack_activations(np.ones(x_shape), packed_groups)
+    return reference.conv2d(words, pack_weights(np.ones(w_shape)), channels=x_shape[1], **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: conv2d(w_shape=(2, 8, 5, 3)), "spans 5 x 3 does not fit into 4 x 4"),
+        (lambda: conv2d(padding=(-4, 0, 0, 0)), "does not fit into 0 x 4"),
+        (lambda: conv2d(stride=(0, 1)), r"stride \(0, 1\).* must be at least 1"),
+        (lambda: conv2d(pad_value=2), "pad_value 2: allowed are -1, 0 and 1"),
+        (lambda: conv2d(groups=3), "8 channels and 2 filters do not divide into 3 groups"),
+        (lambda: conv2d(groups=2), r"need 2 x 1 words a pixel and 1 a filter tap; found 1 x 1 and 1"),
+        (lambda: conv2d(w_shape=(2, 33, 3, 3)), "found 1 x 1 and 2"),
+        (
+            lambda: reference.matmul(np.zeros((1, 2), np.uint32), np.zeros((1, 1), np.uint32), 33),
+            "over 33 elements needs rows of 2 words; the inputs have 2, the weights 1",
+        ),
+        (lambda: get_backend("numba2"), "no backend named 'numba2'; there are: reference"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(BnasError, match=message):
+        call()
+
+
+def test_the_reference_backend_is_the_reference():
+    backend = get_backend("reference")
+    assert (backend.name, backend.conv2d, backend.matmul) == ("reference", reference.conv2d, reference.matmul)
