@@ -73,7 +73,7 @@ def recalibrate(model: nn.Module, forward: Forward, batches: BatchSource, count:
     """
     if count < 1:
         raise ValueError(f"recalibration needs at least 1 batch; found {count}")
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     with evaluating(model):
         try:
