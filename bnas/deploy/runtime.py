@@ -3,6 +3,7 @@
 Binary operations go to a kernel back end (bnas.kernels); the real-valued rest uses torch, plain and right.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,8 +251,8 @@ def _zeros_like(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor
 def _flatten(backend: Backend, op: Op, tensors: Tensors, value: Value) -> Value:
     if isinstance(value, Tensor):
         return value.flatten(1)
-    flat = value.unpack().reshape(len(value.words), -1)
-    return Bits(pack_bits(flat > 0), flat.shape[1:])
+    features = math.prod(value.shape)
+    return Bits(pack_bits(value.unpack().reshape(-1, features) > 0), (features,))
 
 
 _OPS: Mapping[str, Callable[..., Value]] = {
