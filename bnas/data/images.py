@@ -1,6 +1,7 @@
 """Images and labels as checked values, and the normalization of their channels."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,10 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise BnasError(f"a classifier needs at least two classes; found {list(self.classes)}")
-        repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        odd = [name for name in self.classes if not name or not name.isprintable()]
+        if odd:
+            raise BnasError(f"class names must be printable text; found {odd[0][:40]!a}")
+        repeated = sorted(name for name, times in Counter(self.classes).items() if times > 1)
         if repeated:
             raise BnasError(f"class names must differ; found more than once: {', '.join(repeated)}")
         if self.train.shape != self.test.shape:

@@ -1,12 +1,16 @@
 """The table of data readers, and the one function that reads a data set by name."""
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bnas.data.cifar import read_cifar10, read_cifar100
 from bnas.data.digits import read_digits
+from bnas.data.folder import read_folder
 from bnas.data.images import Dataset
+from bnas.data.npz import read_npz
+from bnas.data.own_reader import read_python
 from bnas.errors import BnasError, nearest
 from bnas.registry import Registry
 
@@ -16,6 +20,9 @@ READERS: Registry[Callable[..., Dataset]] = Registry(
         "digits": read_digits,
         "cifar10": read_cifar10,
         "cifar100": read_cifar100,
+        "folder": read_folder,
+        "npz": read_npz,
+        "python": read_python,
     },
 )
 
@@ -35,14 +42,19 @@ def read(name: str, path: str | Path | None = None, **options: object) -> Datase
         return reader(**options)
     if path is None and parameters["path"].default is inspect.Parameter.empty:
         raise BnasError(f"data set '{name}' is read from disk: give the path of its folder or file")
-    return reader(path if path is None else Path(path).expanduser(), **options)
+    return reader(path if path is None else Path(os.path.expanduser(path)), **options)
 
 
 def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], options: Mapping[str, object]) -> None:
+    own = {key: parameter for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    missing = [
+        key for key, parameter in own.items() if parameter.default is inspect.Parameter.empty and key not in options
+    ]
+    if missing:
+        raise BnasError(f"data set '{name}' needs the option '{missing[0]}'")
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    allowed = [key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     for key in options:
-        if key not in allowed:
-            listed = f"it takes: {', '.join(allowed)}" if allowed else "it takes none"
-            raise BnasError(f"data set '{name}' has no option '{key}'; {listed}.{nearest(key, allowed)}")
+        if key not in own:
+            listed = f"it takes: {', '.join(own)}" if own else "it takes none"
+            raise BnasError(f"data set '{name}' has no option '{key}'; {listed}.{nearest(key, own)}")
