@@ -85,6 +85,8 @@ class Trainer:
         self.model.train()
         for index in range(count):
             with seeding.borrowed(self._seed, self._purpose, "step", self.step):
+                if self._set_drop_path is not None:
+                    self._set_drop_path(schedules.drop_path(self.recipe, self.step, self.total_steps))
                 if self._before_step is not None:
                     self._before_step(self.step)
                 images, labels = self.batches.batch(self.step)
@@ -140,8 +142,6 @@ class Trainer:
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The scalar loss and the logits [N, classes] of one batch."""
-        if self._set_drop_path is not None:
-            self._set_drop_path(schedules.drop_path(self.recipe, self.step, self.total_steps))
         with self._autocast():
             outputs = self._forward(images)
             loss = total_loss(

@@ -204,6 +204,15 @@ def test_the_two_stages_see_different_batches():
     assert not torch.equal(first, work.trainer.batches.batch(0)[0])
 
 
+def test_training_images_are_augmented_and_validation_images_are_not():
+    work, plain = retraining(round_steps=5), retraining(round_steps=5, augmentation=None)
+    assert not torch.equal(work.trainer.batches.batch(0)[0], plain.trainer.batches.batch(0)[0])
+    figures = work.run_round()
+    given = images(12, 2)
+    logits = work.evaluation_model()((given.images / 255 - 0.5) / 0.3)
+    assert figures["validation_accuracy"] == (logits.argmax(dim=1) == given.labels).double().mean().item()
+
+
 @pytest.mark.parametrize("stop", range(9))
 def test_a_continued_retraining_equals_an_uninterrupted_one(stop):
     whole = retraining(round_steps=3)

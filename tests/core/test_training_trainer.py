@@ -306,6 +306,26 @@ def test_extra_losses_and_an_own_forward():
     assert 1000 < figures["loss"] < 1010
 
 
+def test_before_step_sees_the_step_as_the_weights_will():
+    model = Tiny()
+    seen = []
+
+    def before_step(step):
+        assert model.training
+        seen.append((step, model.path.probability, torch.rand(()).item()))
+
+    recipe = Recipe(epochs=3, drop_path=0.6)
+    run = trainer(recipe, model, before_step=before_step)
+    run.run_steps(2)
+    run.run_steps(2)
+    assert [step for step, _, _ in seen] == [0, 1, 2, 3]
+    assert [probability for _, probability, _ in seen] == pytest.approx([0, 0.05, 0.1, 0.15])
+    assert len({number for _, _, number in seen}) == 4
+    again, seen = seen, []
+    trainer(recipe, model, before_step=before_step).run_steps(4)
+    assert seen == again
+
+
 class Broken:
     """Batches whose pixels are not numbers from step `first` on."""
 
