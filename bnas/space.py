@@ -107,6 +107,8 @@ class SearchSpace(ABC):
     decisions: tuple[Decision, ...]
     # Choices that a super-network offers but that no derived or drawn genotype takes (Zeroise in a DARTS cell).
     never_derived: frozenset[str] = frozenset()
+    # The frozen dataclass that `NetSpec.size` is checked against.
+    size_class: type[Any]
     # The size of the network that the papers retrain, where a job does not say otherwise.
     retrain_size: ClassVar[Mapping[str, Any]] = {}
 

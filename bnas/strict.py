@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 from bnas.errors import BnasError, nearest
 
 T = TypeVar("T")
+_SPOKEN = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """`cls(**values)` after checking the keys and the types of its fields (int, float, str, bool, tuple, or None).
+    """`cls(**values)` after checking keys and types: numbers, words, booleans, lists, tables, dataclasses, or null.
 
-    An int is taken for a float; a bool is never taken for a number. `where` (a file and key) starts each message.
+    An int is taken for a float; a bool is never taken for a number. `where` (a file, a key) starts each message.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -42,17 +43,18 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if value is None and type(None) in allowed:
             return None
         hint = next(choice for choice in allowed if choice is not type(None))
-    if typing.get_origin(hint) is tuple:
+    container = typing.get_origin(hint)
+    if container is tuple:
         if not isinstance(value, list | tuple):
             raise BnasError(f"{where}: expected a list, got {value!r}")
         inner = typing.get_args(hint)[0]
         return tuple(_checked(item, inner, f"{where}[{i}]") for i, item in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if container is Mapping or dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise BnasError(f"{where}: expected a table of keys and values, got {value!r}")
+        return dict(value) if container is Mapping else build(typing.cast(type[Any], hint), value, where)
+    if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise BnasError(f"{where}: expected {_spoken(hint)}, got {value!r}")
+        raise BnasError(f"{where}: expected {_SPOKEN.get(hint, hint)}, got {value!r}")
     return value
-
-
-def _spoken(hint: Any) -> str:
-    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}.get(hint, str(hint))

@@ -127,7 +127,7 @@ def test_one_step_is_the_update_by_hand():
     figures = run.run_steps(1)
     assert figures["loss"] == pytest.approx(loss.item())
     assert figures["accuracy"] == (outputs[0].argmax(dim=1) == y).float().mean().item()
-    assert same(dict(model.state_dict()), dict(mine.state_dict()))
+    torch.testing.assert_close(dict(model.state_dict()), dict(mine.state_dict()))
 
 
 @pytest.mark.parametrize(
