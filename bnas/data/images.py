@@ -139,8 +139,12 @@ class Normalization:
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(pixel / 255 - mean) / std of uint8 [N, C, H, W], in float32 and in this order of operations."""
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+    """(pixel / 255 - mean) / std of uint8 [N, C, H, W], in float32 and in this order of operations.
+
+    The result is channels_last in memory, in which convolutions and pooling of few channels run two to eight times as
+    fast on a CPU; networks keep the layout of their input.
+    """
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(mean).div_(std)
 
 
 def _described(tensor: Tensor) -> str:

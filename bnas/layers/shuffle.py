@@ -11,7 +11,9 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     Zhang et al. 2018 (ShuffleNet), arXiv 1707.01083.
     """
     n, c, h, w = x.shape
-    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+    # In the order of channels_last memory, which the networks run in, so that this copies once and keeps the layout.
+    table = x.permute(0, 2, 3, 1).reshape(n, h, w, groups, c // groups)
+    return table.transpose(3, 4).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class ChannelShuffle(nn.Module):

@@ -50,7 +50,9 @@ class Trainer:
         self._set_drop_path = getattr(model, "set_drop_path", None)
         if recipe.drop_path and self._set_drop_path is None:
             raise BnasError(f"recipe.drop_path is {recipe.drop_path}, but this network has no paths to drop; set 0")
-        self.model = model.to(self.device)
+        # The layout of the batches (see `bnas.data.images.normalize`); torch's stubs do not know the argument.
+        move: Any = model.to
+        self.model: nn.Module = move(device=self.device, memory_format=torch.channels_last)
         self.batches, self.recipe, self.extra_losses = batches, recipe, tuple(extra_losses)
         self.total_steps = recipe.epochs * batches.steps_per_epoch
         # Looking at a loss makes the host wait for the device; on the CPU there is nothing to wait for.
