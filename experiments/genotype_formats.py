@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import yaml
 
 from bnas.errors import BnasError, nearest, unknown
-from bnas.genotype import LARGEST_FILE_BYTES, Genotype
+from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
 from bnas.registry import Registry
 from bnas.space import SearchSpace
 from experiments import yaml_file
@@ -138,12 +138,13 @@ def read_genotype(path: str | Path) -> Genotype:
     path = Path(path)
     text = _text_of(path)
     try:
-        content = _parsed_json(text, path) if text.lstrip()[:1] in ("{", "[") else yaml_file.parse(text, str(path))
-        return Genotype.from_dict(content)
+        content = _parsed(text, path)
+        try:
+            return Genotype.from_dict(content)
+        except BnasError as error:
+            raise error.within(str(path)) from None
     except RecursionError:
         raise BnasError(f"{path}: this is not a genotype: it is nested too deeply") from None
-    except BnasError as error:
-        raise error if str(error).startswith(str(path)) else error.within(str(path)) from None
 
 
 def _text_of(path: Path) -> str:
@@ -172,6 +173,13 @@ def _near(path: Path) -> str:
         return f" There is no folder {path.parent} either."
 
 
+def _parsed(text: str, path: Path) -> Any:
+    if text.lstrip()[:1] in ("{", "["):
+        return _parsed_json(text, path)
+    # PyYAML takes minutes for a few megabytes; a log given by mistake is not worth them.
+    return yaml_file.parse(text, str(path)) if FORMAT in text else None
+
+
 def _parsed_json(text: str, path: Path) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
@@ -185,7 +193,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for key, value in pairs:
         if key in table:
-            raise BnasError(f"the key '{key}' stands there twice")
+            raise ValueError(f"the key '{key}' stands there twice")
         table[key] = value
     return table
 
