@@ -134,6 +134,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         # The optimizer takes over the tensors that it is given, so it gets copies.
         self._optimizer.load_state_dict(_on_cpu(state["optimizer"]))
+        _lay_out_like_weights(self._optimizer)
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.load_state_dict(state["ema"])
@@ -193,6 +194,18 @@ def _average_into(average: nn.Module, model: nn.Module, decay: float) -> None:
     for old, new in pairs:
         if not old.is_floating_point():
             old.copy_(new)
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give each average of an optimizer the memory layout of its weight.
+
+    The fused steps walk through both as they lie in memory: with another layout they would pair the wrong elements,
+    without a word.
+    """
+    for weight, averages in optimizer.state.items():
+        for name, value in averages.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                averages[name] = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _on_cpu(value: Any) -> Any:

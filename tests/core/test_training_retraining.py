@@ -193,7 +193,7 @@ def test_the_second_stage_starts_from_the_average_of_the_first():
     expected = work.evaluation_model().conv.weight.detach().clone()
     work._next_stage()
     assert torch.equal(work.trainer.model.conv.weight, expected)
-    assert torch.equal(work.trainer.model.conv.binarizer.scale.scale, mean_abs_per_filter(expected))
+    torch.testing.assert_close(work.trainer.model.conv.binarizer.scale.scale, mean_abs_per_filter(expected))
 
 
 def test_the_two_stages_see_different_batches():

@@ -164,6 +164,30 @@ def test_a_state_is_a_copy_both_ways():
     assert same(state, kept)
 
 
+def contiguous(state):
+    """The same nested state with every tensor in the plain memory layout."""
+    if isinstance(state, Tensor):
+        return state.contiguous()
+    if isinstance(state, dict):
+        return {key: contiguous(value) for key, value in state.items()}
+    return [contiguous(value) for value in state] if isinstance(state, list) else state
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_state_continues_whatever_its_memory_layout(layout):
+    def run():
+        made = trainer(FULL)
+        made.model.to(memory_format=layout)
+        return made
+
+    whole, second = run(), run()
+    whole.run_steps(4)
+    second.load_state_dict(contiguous(whole.state_dict()))
+    whole.run_steps(4)
+    second.run_steps(4)
+    assert same(second.state_dict(), whole.state_dict())
+
+
 def test_the_random_numbers_of_a_step_follow_seed_and_purpose():
     def after(**options):
         run = trainer(FULL, Tiny(dropout=0.5), **options)
