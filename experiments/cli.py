@@ -172,7 +172,7 @@ def export(
         target, packed = deployment.export_packed(source, to)
         weights = packed.binary_weight_bytes
         console.print(
-            f"wrote {target}: {size(target.stat().st_size)}, of it {size(weights)} of binary weights; "
+            f"wrote {target}: {size(target.stat().st_size)}, of it {size(weights())} of binary weights; "
             f"next: bnas verify {target}",
             markup=False,
         )

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
 from bnas.errors import BnasError
+from bnas.layers.precision import without_autocast
 
 Padding = tuple[int, int, int, int]
 
@@ -69,7 +70,7 @@ class BinaryConv2d(nn.Module):
     def accumulate(self, x: Tensor) -> Tensor:
         """Integer-valued float32 accumulators [N, O, H', W'] of +-1 input x, before the scale."""
         (term,) = self.binarizer.terms(self.weight)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return self._convolve(x.float(), term.sign_pm1.float()).round()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
+from bnas.layers.precision import without_autocast
 
 
 class BinaryLinear(nn.Module):
@@ -27,7 +28,7 @@ class BinaryLinear(nn.Module):
     def accumulate(self, x: Tensor) -> Tensor:
         """Integer-valued float32 accumulators [..., O] of +-1 input x, before the scale."""
         (term,) = self.binarizer.terms(self.weight)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return F.linear(x.float(), term.sign_pm1.float()).round()
 
     def forward(self, x: Tensor) -> Tensor:
