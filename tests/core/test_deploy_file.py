@@ -88,8 +88,18 @@ def test_the_page_suffices_to_compute_the_checksum(path):
 
 
 def test_words_and_floats_lie_on_multiples_of_four():
-    header, _ = parts(CONTENT)
-    (length,) = struct.unpack("<Q", CONTENT[:8])
+    scheme = make_scheme("bats")
+    # Flips of 3 and of 5 bytes stand before other tensors in the order of names.
+    layers = [
+        NormBinarize(3, scheme),
+        BinaryConv2d(3, 5, 3, scheme),
+        NormBinarize(5, scheme),
+        BinaryConv2d(5, 2, 3, scheme),
+    ]
+    model = trained(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    content = file.encode(packed(model, classes=("a", "b")))
+    header, _ = parts(content)
+    (length,) = struct.unpack("<Q", content[:8])
     assert length % 8 == 0
     entries = [entry for name, entry in header.items() if name != "__metadata__"]
     assert {entry["dtype"] for entry in entries} == {"F32", "U32", "U8"}

@@ -226,6 +226,25 @@ def test_a_layer_used_twice_is_compared_at_both_places():
     assert (report.ok, report.sign_flips, report.signs) == (True, 0, 2 * 6 * 4 * 25)
 
 
+def test_signs_that_lie_in_two_groupings_are_counted_once():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            scheme = make_scheme("bnn")
+            self.norm = NormBinarize(4, scheme)
+            self.one, self.two = BinaryConv2d(4, 4, 1, scheme), BinaryConv2d(4, 4, 1, scheme, groups=2)
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        def forward(self, x):
+            bits = self.norm(x)
+            return self.pool(self.one(bits) + self.two(bits))
+
+    model = trained(Both(), (4, 5, 5))
+    report = verify(model, PackedNetwork(packed(model, (4, 5, 5), tuple("abcd"))), images(6, (4, 5, 5)))
+    assert (report.ok, report.sign_flips, report.signs) == (True, 0, 6 * 4 * 25)
+    assert [layer.name for layer in report.layers] == ["norm", "norm", "one", "two"]
+
+
 def test_the_model_is_left_as_it_was():
     model = trained(Cell("bats")).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The reference kernels against torch on -1/+1 tensors in float64: equal integers, whatever the shape."""
+"""Every back end against torch on -1/+1 tensors in float64: equal integers, whatever the shape."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnas.errors import BnasError
-from bnas.kernels import get_backend, reference
+from bnas.kernels import BACKENDS, get_backend, reference
 from bnas.kernels.packing import pack_activations, pack_matrix, pack_weights, unpack_activations
 
 SIZES = (1, 7, 8, 31, 32, 33, 63, 64, 65)
@@ -25,28 +25,36 @@ def by_torch(x, w, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=
     return sums.round().to(torch.int32).permute(0, 2, 3, 1).numpy()
 
 
-def by_bits(x, w, groups=1, **options):
-    words = pack_activations(x, groups)
-    return reference.conv2d(words, pack_weights(w), channels=x.shape[1], groups=groups, **options)
+DEFAULTS = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1, "pad_value": 0}
+
+every_backend = pytest.mark.parametrize("backend", [get_backend(name) for name in BACKENDS], ids=list(BACKENDS))
 
 
+def by_bits(backend, x, w, **options):
+    options = {**DEFAULTS, **options}
+    words = pack_activations(x, options["groups"])
+    return backend.conv2d(words, pack_weights(w), channels=x.shape[1], **options)
+
+
+@every_backend
 @pytest.mark.parametrize("channels", SIZES)
 @pytest.mark.parametrize("pad_value", [0, 1, -1])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_convolution_over_channels_paddings_and_groups(channels, pad_value, groups):
+def test_convolution_over_channels_paddings_and_groups(backend, channels, pad_value, groups):
     x, w = signs(2, channels * groups, 5, 6), signs(4, channels, 3, 3, seed=1)
     options = {"padding": (1, 1, 1, 1), "pad_value": pad_value, "groups": groups}
-    assert np.array_equal(by_bits(x, w, **options), by_torch(x, w, **options))
+    assert np.array_equal(by_bits(backend, x, w, **options), by_torch(x, w, **options))
 
 
+@every_backend
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 2), (1, 3)])
 @pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 2, 2, 2), (0, 3, 1, 2), (-1, -1, 1, 1), (-1, 0, 0, -2)])
 @pytest.mark.parametrize("pad_value", [0, 1, -1])
-def test_convolution_over_strides_dilations_and_sides(stride, dilation, padding, pad_value):
+def test_convolution_over_strides_dilations_and_sides(backend, stride, dilation, padding, pad_value):
     x, w = signs(2, 12, 9, 10), signs(6, 4, 3, 2, seed=1)
     options = {"stride": stride, "dilation": dilation, "padding": padding, "pad_value": pad_value, "groups": 3}
-    assert np.array_equal(by_bits(x, w, **options), by_torch(x, w, **options))
+    assert np.array_equal(by_bits(backend, x, w, **options), by_torch(x, w, **options))
 
 
 @st.composite
@@ -69,11 +77,12 @@ def convolutions(draw):
     return x, w, options
 
 
+@every_backend
 @settings(deadline=None, max_examples=60)
 @given(convolutions())
-def test_any_convolution(convolution):
+def test_any_convolution(backend, convolution):
     x, w, options = convolution
-    assert np.array_equal(by_bits(x, w, **options), by_torch(x, w, **options))
+    assert np.array_equal(by_bits(backend, x, w, **options), by_torch(x, w, **options))
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 40])
@@ -82,45 +91,49 @@ def test_chunks_do_not_change_the_sums(monkeypatch, at_once):
     options = {"padding": (1, 1, 1, 1), "stride": (2, 1)}
     expected = by_torch(x, w, **options)
     monkeypatch.setattr(reference, "PIXELS_AT_ONCE", at_once)
-    assert np.array_equal(by_bits(x, w, **options), expected)
+    assert np.array_equal(by_bits(get_backend("reference"), x, w, **options), expected)
     a, b = signs(50, 65), signs(3, 65, seed=1)
     assert np.array_equal(reference.matmul(pack_matrix(a), pack_matrix(b), 65), a @ b.T)
 
 
-def test_inputs_need_not_be_contiguous():
+@every_backend
+def test_inputs_need_not_be_contiguous(backend):
     x, w = signs(2, 40, 6, 6), signs(4, 40, 3, 3, seed=1)
     words, weights = pack_activations(x), pack_weights(w)
-    expected = reference.conv2d(words, weights, channels=40)
+    expected = by_torch(x, w)
     spread = np.repeat(words, 2, axis=1)[:, ::2]
     assert not spread.flags.c_contiguous
-    got = reference.conv2d(spread, np.asfortranarray(weights), channels=40)
+    got = backend.conv2d(spread, np.asfortranarray(weights), channels=40, **DEFAULTS)
     assert np.array_equal(got, expected)
 
 
-def test_no_images_give_no_sums():
-    words = pack_activations(np.ones((0, 8, 4, 4)))
-    assert reference.conv2d(words, pack_weights(signs(3, 8, 3, 3)), channels=8).shape == (0, 2, 2, 3)
+@every_backend
+def test_no_images_give_no_sums(backend):
+    assert by_bits(backend, np.ones((0, 8, 4, 4)), signs(3, 8, 3, 3)).shape == (0, 2, 2, 3)
 
 
+@every_backend
 @pytest.mark.parametrize("length", SIZES)
-def test_matmul(length):
+def test_matmul(backend, length):
     a, w = signs(9, length), signs(5, length, seed=1)
-    sums = reference.matmul(pack_matrix(a), pack_matrix(w), length)
+    sums = backend.matmul(pack_matrix(a), pack_matrix(w), length)
     assert sums.dtype == np.int32
     assert np.array_equal(sums, a @ w.T)
 
 
-def test_threshold_ties_are_plus_one_in_both_directions():
+@every_backend
+def test_threshold_ties_are_plus_one_in_both_directions(backend):
     x = np.array([-1.0, 0.5, 2.0], np.float32).reshape(1, 1, 1, 3).repeat(2, axis=1)
     value = np.full(2, 0.5, np.float32)
-    words = reference.threshold_pack(x, value, np.array([False, True]))
+    words = backend.threshold_pack(x, value, np.array([False, True]), 1)
     assert unpack_activations(words, 2)[0, :, 0].tolist() == [[-1, 1, 1], [1, 1, -1]]
 
 
-def test_threshold_of_infinity_is_a_constant_and_nan_is_minus_one():
+@every_backend
+def test_threshold_of_infinity_is_a_constant_and_nan_is_minus_one(backend):
     x = np.array([-3.0, 0.0, np.nan], np.float32).reshape(1, 1, 1, 3).repeat(2, axis=1)
     value = np.array([-np.inf, np.inf], np.float32)
-    words = reference.threshold_pack(x, value, np.zeros(2, bool), groups=2)
+    words = backend.threshold_pack(x, value, np.zeros(2, bool), 2)
     assert unpack_activations(words, 2)[0, :, 0].tolist() == [[1, 1, -1], [-1, -1, -1]]
 
 
