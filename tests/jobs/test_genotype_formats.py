@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bnas.errors import BnasError
 from bnas.genotype import LARGEST_FILE_BYTES, Genotype
+from experiments import yaml_file
 from experiments.genotype_formats import FORMATS, format_for, read_genotype, write_genotype
 from search_spaces import make_space
 from search_spaces.cells import INPUTS, edge_name
@@ -190,28 +191,40 @@ HEAD = "format: bnas-genotype\nversion: 1\nspace: bats\n"
     [
         (b"", 'it has no "format"'),
         (b"[1, 2]", 'it has no "format"'),
+        (b'\xef\xbb\xbf{"a": NaN}', ": not JSON (NaN is not a JSON number)"),
         (b"Genotype(normal=[])", 'it has no "format"'),
         (b'{"format": "bnas-genotype", "version": 2}', "genotype of version 2; this release reads version 1"),
         (b'{"a": 1,\n "b": }', " line 2: not JSON (Expecting value)"),
-        (b'{"a": 1, "a": 2}', ": the key 'a' stands there twice"),
+        (b'{"a": 1, "a": 2}', ": not JSON (the key 'a' stands there twice)"),
         (b'{"a": NaN}', ": not JSON (NaN is not a JSON number)"),
         (b'{"a": ' + b"9" * 5000 + b"}", ": not JSON (Exceeds the limit"),
         (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
-        (b"a: " + b"[" * 5000, ": not YAML"),
-        (b"a: [1\nb: 2", " line 2: "),
-        (b"a: 1\na: 2", " line 2: the key 'a' stands here twice"),
-        (b"a: &x [1]\nb: *x", " line 2: aliases are not taken here"),
-        (b"a: !!python/object/apply:os.system [ls]", " line 1: tags (!) are not taken here"),
-        (b"!!bool maybe", " line 1: tags (!) are not taken here"),
-        (b"a: \x00", ": not YAML"),
+        (b"format: bnas-genotype\na: " + b"[" * 1000, ": not YAML"),
+        (b"format: bnas-genotype\na: [1\nb: 2", " line 3: "),
+        (b"format: bnas-genotype\na: 1\na: 2", " line 3: the key 'a' stands here twice"),
+        (b"format: bnas-genotype\na: &x [1]\nb: *x", " line 3: aliases are not taken here"),
+        (b"format: bnas-genotype\na: !!python/object/apply:os.system [ls]", " line 2: tags (!) are not taken here"),
+        (b"!!bool bnas-genotype", " line 1: tags (!) are not taken here"),
+        (b"format: bnas-genotype\na: \x00", ": not YAML"),
         ((HEAD + "choices: {normal.edge_0_2: 3}").encode(), "choice 'normal.edge_0_2': 3 is not a pair of names"),
         (b"\x89PNG\r\n\x1a\n", ": this is not a genotype: not text in UTF-8"),
         (b" " * (LARGEST_FILE_BYTES + 1), ": more than 4,194,304 bytes; a genotype has a few thousand"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_whatever_is_not_a_genotype_is_said_to_be_so(tmp_path, data, said):
     assert said in message(written(tmp_path, data, "mine.json"))
+
+
+def test_a_log_given_by_mistake_is_not_parsed_for_minutes(tmp_path, monkeypatch):
+    monkeypatch.setattr(yaml_file, "parse", lambda text, where: pytest.fail("PyYAML was asked"))
+    assert 'it has no "format": "bnas-genotype"' in message(written(tmp_path, b"- round: 1\n" * 100_000))
+
+
+def test_the_file_is_named_also_when_its_name_starts_the_message(tmp_path, monkeypatch):
+    written(tmp_path, b"{}", "this")
+    monkeypatch.chdir(tmp_path)
+    assert message(Path("this")).startswith(": this is not a genotype")
 
 
 def test_arguments_nested_too_deeply_for_a_value_are_refused(tmp_path):

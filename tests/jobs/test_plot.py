@@ -87,17 +87,20 @@ def test_nodes_stand_in_columns_by_longest_path():
 
 
 def test_two_edges_that_can_be_untangled_do_not_cross():
-    graph = nx.DiGraph([("a", "y"), ("b", "x")])
-    graph.add_nodes_from("xy")
+    graph = nx.DiGraph()
+    graph.add_nodes_from("abxy")
+    graph.add_edges_from([("a", "y"), ("b", "x")])
     layout = lay_out(graph, lambda a, b: False, lambda spot: (0.4, 0.4))
     y = {spot.node: layout.y[spot] for spot in layout.sizes}
     assert (y["a"] < y["b"]) == (y["y"] < y["x"])
 
 
 def test_an_edge_that_passes_columns_is_level_where_there_is_room():
-    graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")])
-    layout = lay_out(graph, lambda a, b: False, lambda spot: (0.4, 0.4))
-    assert len({layout.y[spot] for spot in layout.routes["a", "d"][1:-1]}) == 1
+    graph = SPACE.graphs(SPACE.genotype(cell("normal", CHAIN) | cell("reduction", CHAIN)))["normal"]
+    layout = lay_out(graph, lambda a, b: "choice" in graph.edges[a, b], lambda spot: (0.4, 0.4))
+    route = layout.routes["0", "c_k"]
+    assert len(route) == 8
+    assert len({layout.y[spot] for spot in route[1:-1]}) == 1
 
 
 def test_a_long_chain_goes_on_in_the_next_part_from_the_node_it_ended_with():
@@ -137,8 +140,8 @@ def test_every_text_lies_inside_the_picture_and_none_on_another():
 def test_equal_genotypes_give_equal_bytes_whatever_the_settings_of_the_user():
     genotype = SPACE.random(np.random.default_rng(0))
     pictures = []
-    for size in (10, 30):
-        with matplotlib.rc_context({"font.size": size, "svg.fonttype": "path", "savefig.bbox": "tight"}):
+    for family, color in (("sans-serif", "black"), ("monospace", "red")):
+        with matplotlib.rc_context({"font.family": family, "text.color": color, "svg.fonttype": "path"}):
             pictures.append(plot.figure_bytes(plot.draw_genotype(SPACE, genotype), ".svg"))
     assert pictures[0] == pictures[1]
     assert re.search(rb"<dc:date>", pictures[0]) is None
