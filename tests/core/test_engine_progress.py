@@ -1,5 +1,6 @@
 """What a run shows while it runs."""
 
+import importlib.machinery
 import io
 import sys
 import types
@@ -51,12 +52,12 @@ def test_chosen_metrics_and_a_continued_run() -> None:
 def test_lines_are_rare_but_the_last_round_is_shown() -> None:
     out, now = io.StringIO(), [0.0]
     reporter = PlainReporter(out, every_seconds=5, clock=lambda: now[0])
-    reporter.start("run", 10, 0)
-    for number in range(1, 11):
+    reporter.start("run", 9, 0)
+    for number in range(1, 10):
         reporter.round(record(number))
         now[0] += 2
     shown = [line.split()[1] for line in out.getvalue().splitlines()[1:]]
-    assert shown == ["1/10", "4/10", "7/10", "10/10"]
+    assert shown == ["1/9", "4/9", "7/9", "9/9"]
 
 
 def test_without_a_stream_it_prints(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -127,6 +128,15 @@ def test_tensorboard_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(BnasError, match=r"TensorBoard is not installed: pip install 'bnas\[tensorboard\]'"):
         tensorboard.TensorBoardReporter(tmp_path)
+
+
+def test_whether_tensorboard_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert not tensorboard.is_installed()
+    module = types.ModuleType("tensorboard")
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", module)
+    assert tensorboard.is_installed()
 
 
 def test_a_group_passes_everything_on(tmp_path: Path) -> None:
