@@ -9,6 +9,8 @@ from torch import nn
 from bnas.binary.binarizer import Binarizer, BitTerm
 from bnas.binary.schemes import Scheme, make_scheme
 from bnas.deploy import shapes
+from bnas.deploy.ir import Program
+from bnas.deploy.pack import export
 from bnas.deploy.runtime import Bits, PackedNetwork
 from bnas.errors import BnasError
 from bnas.kernels.packing import unpack_weights
@@ -333,3 +335,12 @@ def test_logits_and_classes_agree():
     with pytest.raises(BnasError, match="the output is real 5; 2 classes need real 2"):
         packed(trained(Cell("bnn")), classes=("a", "b"))
     assert packed(trained(Cell("bnn"))).program.classes == CLASSES
+
+
+def test_about_is_kept_as_it_will_be_read_back():
+    model = Net(nn.ReLU())
+    made = export(
+        model, input_shape=SHAPE, classes="abc", mean=(0, 0, 0), std=(1, 1, 1), about={"size": (1, 2), "by": None}
+    )
+    assert made.program.about == {"size": [1, 2], "by": None}
+    assert Program.from_json(made.program.to_json()) == made.program
