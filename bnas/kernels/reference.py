@@ -68,7 +68,7 @@ def conv2d(
             differing = _differing(_as_long_words(patches.reshape(len(patches), groups, -1)), weights)
             sums = (length - 2 * differing).reshape(filters, len(images), rows, Wo).transpose(1, 2, 3, 0)
             accumulators[n : n + images_at_once, y : y + rows] = sums
-    if pad_value == 0:
+    if pad_value == 0 and max(padding) > 0:
         # A padded tap was counted as -1, as the clear bits that it is: take back what that added.
         accumulators -= _excess_of_padding(weight_words, channels // groups, (H, W), (Ho, Wo), stride, padding, taps)
     return accumulators
@@ -157,13 +157,14 @@ def _excess_of_padding(
     set_bits = np.bitwise_count(weight_words).sum(axis=3, dtype=np.int32).reshape(filters, kh * kw)
     # The sum of a tap's weights over the channels of its group.
     tap_sums = 2 * set_bits - channels_per_group
-    excess = np.zeros((*out, filters), dtype=np.int32)
+    outside = np.empty((len(taps), *out), dtype=np.bool_)
     for tap, (dy, dx) in enumerate(taps):
         y = np.arange(out[0]) * stride[0] + dy - padding[0]
         x = np.arange(out[1]) * stride[1] + dx - padding[1]
-        outside = ((y < 0) | (y >= size[0]))[:, None] | ((x < 0) | (x >= size[1]))[None, :]
-        excess[outside] -= tap_sums[:, tap]
-    return excess
+        outside[tap] = ((y < 0) | (y >= size[0]))[:, None] | ((x < 0) | (x >= size[1]))[None, :]
+    # In float64, where BLAS is quick and these small integers are exact.
+    excess = -np.tensordot(outside.astype(np.float64), tap_sums.astype(np.float64), axes=(0, 1))
+    return excess.astype(np.int32)
 
 
 def _as_long_words(words: Words) -> NDArray[np.uint64]:
