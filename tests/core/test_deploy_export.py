@@ -161,6 +161,7 @@ def test_operations_that_the_output_does_not_need_are_dropped():
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_each_layer_computes_the_same(body, kinds):
     if kinds is None:
         with pytest.raises(
