@@ -311,7 +311,10 @@ class CellSpace(SearchSpace):
         return Cell(kind, self.nodes, self.nodes * channels, preprocess, edges, norms)
 
     def supernet(self, spec: NetSpec) -> Supernet:
-        if self.size(spec).auxiliary:
+        size = self.size(spec)
+        if len(size.reductions) == size.cells:
+            raise BnasError(f"with {size.cells} cells there is no normal cell to search: cells must be at least 3")
+        if size.auxiliary:
             raise BnasError("a super-network has no auxiliary head: set auxiliary in the size of the retraining")
         return CellSupernet(self, spec)
 

@@ -62,6 +62,11 @@ class BinaryConv2d(nn.Module):
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         top, left, bottom, right = self.padding
+        if self.kernel_size == (1, 1) and self.stride != (1, 1):
+            # A pointwise convolution with a stride reads only the pixels that stay. Leaving the others out first is
+            # less work, and oneDNN's strided form writes beyond its memory for few channels (torch 2.13, channels_last).
+            x = F.pad(x, (left, right, top, bottom), value=self.pad_value)[:, :, :: self.stride[0], :: self.stride[1]]
+            return F.conv2d(x, weight, None, 1, 0, 1, self.groups)
         if top == left == bottom == right >= 0 and self.pad_value == 0.0:
             return F.conv2d(x, weight, None, self.stride, top, self.dilation, self.groups)
         x = F.pad(x, (left, right, top, bottom), value=self.pad_value)

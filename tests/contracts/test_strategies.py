@@ -1,0 +1,155 @@
+"""What every strategy must satisfy on every space; entries join by being in the tables."""
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bnas import checkpoint
+from bnas.data import Batches, ImageSet, Normalization
+from bnas.space import NetSpec, SearchSpace
+from bnas.strategy import SearchTask, Strategy
+from search_spaces import SPACES, make_space
+from search_spaces.bats import Bats
+from strategies import STRATEGIES
+
+# A few rounds each, of a few steps.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "darts": {"epochs": 2, "round_steps": 2, "alpha_warmup": 0.3, "alpha_learning_rate": 0.05},
+    "random": {"samples": 2, "epochs": 1, "round_steps": 2},
+}
+SIZES: dict[str, Mapping[str, Any]] = {"bats": {"cells": 3, "channels": 4, "groups": 2, "shuffle_groups": 2}}
+ARGS: dict[str, Mapping[str, Any]] = {"bats": {"nodes": 2}}
+PAIRS = [(strategy, space) for strategy in STRATEGIES for space in SPACES]
+
+
+def image_set(count: int, seed: int) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(count) % 3)
+
+
+class Few(Bats):
+    """One node and two operations to derive."""
+
+    ops = ("identity", "max_pool_3x3", "zero")
+
+    def __init__(self) -> None:
+        super().__init__(nodes=1)
+
+
+def make(strategy: str, space: str | SearchSpace, seed: int = 0, **changes: Any) -> Strategy:
+    train, val = image_set(24, 1), image_set(18, 2)
+    normalization = Normalization.of(train)
+    batches = [
+        Batches(images, 8, seed=seed, normalization=normalization, purpose=purpose)
+        for images, purpose in ((train, "train"), (val, "val"))
+    ]
+    rules = make_space(space, ARGS[space]) if isinstance(space, str) else space
+    spec = NetSpec((1, 8, 8), 3, "binary-activations", {}, SIZES[rules.name])
+    task = SearchTask(rules, spec, *batches, seed, torch.device("cpu"))
+    entry = STRATEGIES[strategy]
+    return entry.make(task, entry.options(**{**OPTIONS[strategy], **changes}))
+
+
+def finish(search: Strategy) -> list[Mapping[str, Any]]:
+    records = []
+    while search.rounds_done < search.rounds_total:
+        before = search.rounds_done
+        records.append(search.run_round())
+        assert search.rounds_done == before + 1
+    return records
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def test_every_entry_is_covered() -> None:
+    assert set(OPTIONS) == set(STRATEGIES)
+    assert set(SIZES) == set(ARGS) == set(SPACES)
+
+
+@pytest.mark.parametrize(("strategy", "space"), PAIRS)
+def test_rounds_end_in_a_genotype_of_the_space(strategy: str, space: str) -> None:
+    search = make(strategy, space)
+    records = finish(search)
+    assert len(records) == search.rounds_total > 1
+    rules = make_space(space, ARGS[space])
+    rules.check(search.derive())
+    for record in records:
+        rules.genotype(record["genotype"])
+        assert record["samples"] > 0
+    assert dict(search.derive().choices) == records[-1]["genotype"] or strategy == "random"
+
+
+@pytest.mark.parametrize(("strategy", "space"), PAIRS)
+def test_same_seed_same_answer_and_another_seed_another_path(strategy: str, space: str) -> None:
+    first, again, other = (finish(make(strategy, space, seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(("strategy", "space"), PAIRS)
+def test_continued_in_another_object_equals_uninterrupted(strategy: str, space: str, tmp_path: Any) -> None:
+    whole = make(strategy, space)
+    records = finish(whole)
+    for stop in range(1, whole.rounds_total):
+        part = make(strategy, space)
+        for _ in range(stop):
+            part.run_round()
+        checkpoint.save(tmp_path / "c", {"state": part.state_dict()}, kind="search")
+        fresh = make(strategy, space)
+        fresh.load_state_dict(checkpoint.load(tmp_path / "c", kind="search")["state"])
+        assert fresh.rounds_done == stop
+        assert finish(fresh) == records[stop:]
+        assert fresh.derive() == whole.derive()
+        assert same(fresh.state_dict(), whole.state_dict())
+
+
+@pytest.fixture
+def global_states() -> Iterator[None]:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    yield
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    assert before[0] == after[0]
+    assert before[1] == after[1]
+    assert torch.equal(before[2], after[2])
+
+
+@pytest.mark.usefixtures("global_states")
+@pytest.mark.parametrize(("strategy", "space"), PAIRS)
+def test_global_generators_are_left_as_they_were(strategy: str, space: str) -> None:
+    search = make(strategy, space)
+    search.run_round()
+    search.derive()
+
+
+@pytest.mark.parametrize(("strategy", "space"), PAIRS)
+def test_shared_weights_fit_the_built_network_where_there_are_any(strategy: str, space: str) -> None:
+    search = make(strategy, space)
+    finish(search)
+    weights = search.weights_for(search.derive())
+    if weights is not None:
+        spec = NetSpec((1, 8, 8), 3, "binary-activations", {}, SIZES[space])
+        make_space(space, ARGS[space]).build(search.derive(), spec).load_state_dict(weights)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_budget_beyond_the_space_ends(strategy: str) -> None:
+    """A space of 16 architectures and a strategy that could have 100."""
+    budget = {"samples": 100, "epochs": 1, "round_steps": 3} if strategy == "random" else {}
+    search = make(strategy, Few(), **budget)
+    assert Few().count() == 16
+    if strategy == "random":
+        assert search.rounds_total == 16
+    finish(search)

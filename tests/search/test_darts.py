@@ -1,0 +1,114 @@
+"""DARTS: temperature, warm-up, learning rate of the alphas, the diversity term, bad options."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bnas.errors import BnasError
+from strategies.darts import Darts, DartsOptions, mean_entropy
+
+_spec = importlib.util.spec_from_file_location(
+    "strategy_contract", Path(__file__).parents[1] / "contracts/test_strategies.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+contract = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(contract)
+
+
+def darts(**changes: Any) -> Darts:
+    made = contract.make("darts", "bats", **changes)
+    assert isinstance(made, Darts)
+    return made
+
+
+def test_temperature_schedules() -> None:
+    options = {"epochs": 10, "alpha_warmup": 0.2, "temperature_start": 1.0, "temperature_end": 0.25}
+    exponential = darts(**options, temperature="exponential")
+    total = 30  # 24 images, batch 8, 10 epochs; 6 steps of warm-up
+    assert [round(exponential.temperature(s), 6) for s in (0, 6, 18, total)] == [1.0, 1.0, 0.5, 0.25]
+    linear = darts(**options, temperature="linear")
+    assert [linear.temperature(s) for s in (0, 6, 18, total)] == [1.0, 1.0, 0.625, 0.25]
+    assert darts(**options, temperature="constant").temperature(0) == 0.25
+
+
+def test_a_lower_temperature_makes_the_weights_spikier() -> None:
+    search = darts(temperature_start=1.0, temperature_end=0.1, alpha_learning_rate=0.1)
+    while search.rounds_done < search.rounds_total:
+        search.run_round()
+    last = search._trainer.step
+    assert mean_entropy(search._weights(last)) < mean_entropy(search._weights(0))
+
+
+def test_alphas_rest_during_the_warm_up_and_move_after_it() -> None:
+    search = darts(epochs=2, alpha_warmup=0.5, round_steps=3)
+    start = {name: alpha.detach().clone() for name, alpha in search._alphas.items()}
+    record = search.run_round()
+    assert "val_loss" not in record
+    assert all(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
+    record = search.run_round()
+    assert record["val_loss"] > 0
+    assert record["samples"] == 48  # as many validation images as training images
+    assert not any(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
+
+
+def test_automatic_alpha_learning_rate_follows_the_number_of_steps() -> None:
+    assert darts(epochs=100, alpha_warmup=0.0, alpha_learning_rate=0.0).alpha_learning_rate == pytest.approx(3 / 300)
+    assert darts(epochs=2, alpha_warmup=0.0, alpha_learning_rate=0.0).alpha_learning_rate == 0.05
+    assert darts(epochs=10**5, alpha_warmup=0.0, alpha_learning_rate=0.0).alpha_learning_rate == 3e-4
+    assert darts(alpha_learning_rate=0.01).alpha_learning_rate == 0.01
+
+
+def test_entropy_of_even_weights_is_log_n() -> None:
+    even = {"a": torch.full((8,), 1 / 8), "b": torch.full((8,), 1 / 8)}
+    assert mean_entropy(even).item() == pytest.approx(2.0794415)
+    assert mean_entropy({"a": torch.tensor([1.0, 0.0])}).item() == 0.0
+
+
+def test_the_diversity_term_keeps_the_weights_even() -> None:
+    entropies = []
+    for diversity in (0.0, 100.0):
+        search = darts(
+            epochs=8, alpha_warmup=0.0, diversity=diversity, diversity_decay=100.0, temperature="constant",
+            temperature_end=1.0, alpha_learning_rate=0.05,
+        )  # fmt: skip
+        with torch.no_grad():
+            for alpha in search._alphas.values():
+                alpha.copy_(torch.linspace(-2, 2, len(alpha)))
+        while search.rounds_done < search.rounds_total:
+            record = search.run_round()
+        entropies.append(record["entropy"])
+    assert entropies[1] > entropies[0] + 0.2
+
+
+def test_weights_are_trained_by_the_training_loss_only() -> None:
+    """One step from equal starts: other validation images move the alphas, not the weights."""
+    searches = [darts(alpha_warmup=0.0, round_steps=1) for _ in range(2)]
+    searches[1]._task.val._labels.copy_(searches[1]._task.val._labels.roll(1))  # type: ignore[attr-defined]
+    for search in searches:
+        with torch.no_grad():
+            for alpha in search._alphas.values():
+                alpha.zero_()
+        search._optimizer.param_groups[0]["lr"] = 0.0
+        search.run_round()
+    for a, b in zip(searches[0]._net.parameters(), searches[1]._net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": "expo"}, r"no temperature named 'expo'.*Did you mean 'exponential'"),
+        ({"epochs": 0}, "epochs is 0; it must be an integer at least 1"),
+        ({"alpha_warmup": 1.0}, "alpha_warmup is 1.0; it must be .* below 1"),
+        ({"temperature_end": 0.0}, "temperature_end is 0.0; it must be a finite number above 0"),
+        ({"diversity": -1.0}, "diversity is -1.0"),
+        ({"round_steps": -1}, "round_steps is -1"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BnasError, match=message):
+        DartsOptions(**options)
