@@ -71,6 +71,15 @@ def test_seed_and_purpose_change_order_and_augmentation():
         assert seen(batches(40, 8), range(5)) != seen(batches(40, 8, purpose="other"), range(5))
 
 
+def test_each_step_of_an_epoch_is_varied_on_its_own():
+    one = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6)
+    images = ImageSet(one.repeat(24, 1, 1, 1), torch.zeros(24).long())
+    source = Batches(images, 8, seed=0, normalization=PLAIN, augmentation=VARIED)
+    first, second, third = (source.batch(step)[0] for step in range(3))
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
 def test_the_same_batch_in_another_process():
     code = (
         "import torch; from bnas.data import *;"

@@ -106,11 +106,18 @@ def test_an_array_without_a_shape_is_refused(shape):
 
 
 @pytest.mark.parametrize(
-    "source", [b"", b"not a pickle", PYTHON_2[:40], PYTHON_2[:-1], b"\x80\x02.", b"N0N0.", b"(.", b"\x80\x02e."]
+    "source",
+    [b"", b"not a pickle", PYTHON_2[:40], PYTHON_2[:-1], b"\x80\x02.", b"N0N0.", b"(.", b"\x80\x02e.", b"K\x01(\x85."],
 )
 def test_what_is_not_a_whole_pickle_is_refused(source):
     with pytest.raises(BnasError, match="it is not a whole pickle"):
         read_pickle(source)
+
+
+@pytest.mark.parametrize("key", [b"]", b")", b"K\x01", b"N"])
+def test_keys_must_be_text(key):
+    with pytest.raises(BnasError, match="values are set in what is no dictionary by text"):
+        read_pickle(b"\x80\x02}" + key + b"K\x01s.")
 
 
 def test_a_huge_memory_number_takes_no_memory():
