@@ -163,6 +163,11 @@ def test_auxiliary_head_in_training_only_and_not_on_small_maps() -> None:
         space.supernet(spec(**size))
 
 
+def test_a_supernet_has_both_kinds_of_cells() -> None:
+    with pytest.raises(BnasError, match="with 2 cells there is no normal cell to search: cells must be at least 3"):
+        make_space("bats").supernet(spec(cells=2, channels=12))
+
+
 def test_imagenet_stem_reduces_by_eight() -> None:
     space = make_space("bats")
     genotype = space.random(np.random.default_rng(0))
