@@ -48,11 +48,13 @@ class BatsSize(CellSize):
         check_choice("groups_are", self.groups_are, GROUPINGS)
         check_number("groups", self.groups, at_least=1, whole=True)
         check_number("shuffle_groups", self.shuffle_groups, at_least=1, whole=True)
-        for what, divisor in (("groups", self.groups), ("shuffle_groups", self.shuffle_groups), ("the halves", 2)):
-            if self.channels % divisor:
-                raise BnasError(_fitting(self.channels, what, divisor))
-        if self.stem == "imagenet" and (self.channels // 2) % self.stem_groups:
-            raise BnasError(_fitting(self.channels, "twice the stem's groups", 2 * self.stem_groups))
+        # What is searched has 1/K of the channels, in groups all the same.
+        searched = "groups" if self.partial_channels == 1 else f"groups x partial_channels ({self.partial_channels})"
+        self.check_divides(searched, self.groups * self.partial_channels)
+        self.check_divides("shuffle_groups", self.shuffle_groups * self.partial_channels)
+        self.check_divides("the halves", 2 * self.partial_channels)
+        if self.stem == "imagenet":
+            self.check_divides("twice the stem's groups", 2 * self.stem_groups)
 
     @property
     def stem_groups(self) -> int:
@@ -61,16 +63,6 @@ class BatsSize(CellSize):
     def conv_groups(self, channels: int) -> int:
         """Number of groups of a convolution on that many channels."""
         return channels // self.groups if self.groups_are == "channels_per_group" else self.groups
-
-
-def _fitting(channels: int, what: str, divisor: int) -> str:
-    below = channels // divisor * divisor
-    near = [str(c) for c in (below, below + divisor) if c > 0]
-    divisors = [str(d) for d in range(1, channels + 1) if channels % d == 0]
-    return (
-        f"channels {channels} cannot be divided by {what} = {divisor}: channels of {' or '.join(near)} would do, "
-        f"or with {channels} channels one of {', '.join(divisors)}"
-    )
 
 
 class Bats(CellSpace):
@@ -83,7 +75,8 @@ class Bats(CellSpace):
     parameter_free_ops = frozenset({"identity", "max_pool_3x3", "avg_pool_3x3", "zero"})
     retrain_size: ClassVar[Mapping[str, Any]] = {"cells": 20, "channels": 36, "auxiliary": True}
 
-    def make_op(self, choice: str, channels: int, stride: int, scheme: Scheme, size: BatsSize, own_norm: bool) -> Op:
+    def make_op(self, choice: str, channels: int, stride: int, scheme: Scheme, size: BatsSize, own_input: bool) -> Op:
+        norm = self.make_input(channels, scheme, affine=True) if own_input else None
         if choice in CONVOLUTIONS:
             kernel_size, dilation = CONVOLUTIONS[choice]
             return BinaryConvOp(
@@ -94,17 +87,17 @@ class Bats(CellSpace):
                 dilation=dilation,
                 groups=size.conv_groups(channels),
                 shuffle_groups=size.shuffle_groups,
-                own_norm=own_norm,
+                norm=norm,
             )
         if choice == "identity":
-            return Identity() if stride == 1 else FactorizedReduce(channels, channels, scheme, own_norm=own_norm)
+            return Identity() if stride == 1 else FactorizedReduce(channels, channels, scheme, norm=norm)
         if choice == "zero":
             return Zero(stride)
         return Pool(choice.removesuffix("_pool_3x3"), stride)
 
-    def make_preprocess(self, c_in: int, c_out: int, scheme: Scheme, halve: bool) -> nn.Module:
+    def make_preprocess(self, c_in: int, c_out: int, scheme: Scheme, size: BatsSize, halve: bool) -> nn.Module:
         if halve:
-            return FactorizedReduce(c_in, c_out, scheme, own_norm=True)
+            return FactorizedReduce(c_in, c_out, scheme, norm=self.make_input(c_in, scheme, affine=True))
         return BinaryPointwise(c_in, c_out, scheme)
 
     def stem(self, in_channels: int, size: BatsSize) -> tuple[nn.Module, int, int]:

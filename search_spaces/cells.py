@@ -6,28 +6,24 @@ Two cells are searched: normal, and reduction (stride 2 on the edges that leave 
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
 import networkx as nx
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bnas.binary import Scheme, make_scheme
-from bnas.cost import measure
+from bnas.binary import Scheme
 from bnas.errors import BnasError, check_choice
 from bnas.genotype import ABSENT, Decision, Genotype
-from bnas.layers import DropPath
-from bnas.layers.norm import NormBinarize
-from bnas.layers.ops import Op, Zero
-from bnas.options import option
-from bnas.space import Gates, NetSpec, SearchSpace, Supernet, check_input_shape, soft_gates
+from bnas.layers import NormBinarize
+from bnas.layers.ops import Op
+from bnas.options import check_number, option
+from bnas.space import NetSpec, SearchSpace, Supernet
 from bnas.strict import build
+from search_spaces.cell_network import INPUTS, KINDS, Cell, CellSupernet, FixedCellNetwork, Place, edge_name
 
-INPUTS = 2
-KINDS = ("normal", "reduction")
 STEMS = ("cifar", "imagenet")
 # Canonical form tries every order of the nodes; 7! = 5,040 is still instant.
 MOST_NODES = 7
@@ -41,6 +37,9 @@ class CellSize:
     channels: int = option(16, "channels of the first cells' nodes; doubled at each reduction", "code")
     stem: str = option("cifar", "cifar (stride 1) or imagenet (stride 8)", "code", choices=STEMS)
     auxiliary: bool = option(False, "auxiliary head at two thirds of the depth, in training only", "code")
+    partial_channels: int = option(
+        1, "K: 1/K of the channels goes through an edge's operations while searching (PC-DARTS: 4); 1 is all", "code"
+    )
 
     def __post_init__(self) -> None:
         check_choice("stem", self.stem, STEMS)
@@ -48,6 +47,20 @@ class CellSize:
             raise BnasError(f"cells: at least 1, got {self.cells}")
         if self.channels < 1:
             raise BnasError(f"channels: at least 1, got {self.channels}")
+        check_number("partial_channels", self.partial_channels, at_least=1, whole=True)
+        self.check_divides("partial_channels", self.partial_channels)
+
+    def check_divides(self, what: str, divisor: int) -> None:
+        """`BnasError` unless `divisor` divides the channels, with the numbers that would do."""
+        if self.channels % divisor == 0:
+            return
+        below = self.channels // divisor * divisor
+        near = [str(c) for c in (below, below + divisor) if c > 0]
+        divisors = [str(d) for d in range(1, self.channels + 1) if self.channels % d == 0]
+        raise BnasError(
+            f"channels {self.channels} cannot be divided by {what} = {divisor}: channels of {' or '.join(near)} would do, "
+            f"or with {self.channels} channels one of {', '.join(divisors)}"
+        )
 
     @property
     def reductions(self) -> frozenset[int]:
@@ -58,10 +71,6 @@ class CellSize:
         return 3 if self.stem == "imagenet" else 0
 
 
-def edge_name(source: int, target: int) -> str:
-    return f"edge_{source}_{target}"
-
-
 def cell_decisions(nodes: int, choices: tuple[str, ...]) -> tuple[Decision, ...]:
     """`normal.edge_0_2` and so on: every edge into a node is a decision, and two edges per node are kept."""
     return tuple(
@@ -70,181 +79,6 @@ def cell_decisions(nodes: int, choices: tuple[str, ...]) -> tuple[Decision, ...]
         for target in range(INPUTS, INPUTS + nodes)
         for source in range(target)
     )
-
-
-class Cell(nn.Module):
-    """One cell. With gates it is part of a super-network; without, every edge it has holds the one operation that runs.
-
-    `edges[edge_i_j][choice]` are the operations. In a super-network `norms[i]` is the shared, affine-free norm + sign
-    of node i; in a fixed network each operation owns its norm and `norms` is empty.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        nodes: int,
-        out_channels: int,
-        preprocess: Sequence[nn.Module],
-        edges: Mapping[tuple[int, int], Mapping[str, Op]],
-        norms: Mapping[int, NormBinarize],
-    ) -> None:
-        super().__init__()
-        self.kind, self.nodes, self.out_channels = kind, nodes, out_channels
-        self.preprocess = nn.ModuleList(preprocess)
-        self.edges = nn.ModuleDict({edge_name(*edge): nn.ModuleDict(ops) for edge, ops in edges.items()})
-        self.norms = nn.ModuleDict({str(source): norm for source, norm in norms.items()})
-        self.drop = DropPath()
-        self.nothing = Zero(2 if kind == "reduction" else 1)
-
-    def _active(self, edge: str, gates: Gates | None) -> list[tuple[Op, Tensor | None]]:
-        if gates is None:
-            chosen: list[tuple[str, Tensor | None]] = [(choice, None) for choice in self._ops(edge)]
-        else:
-            chosen = gates.of(f"{self.kind}.{edge}")
-        ops = self._ops(edge)
-        # A Zeroise adds nothing, so it is not run: its gate acts through the others'.
-        return [(ops[choice], weight) for choice, weight in chosen if not isinstance(ops[choice], Zero)]
-
-    def _ops(self, edge: str) -> dict[str, Op]:
-        return dict(self.edges[edge].items()) if edge in self.edges else {}  # type: ignore[operator]
-
-    def _node(self, target: int, states: list[Tensor], binary: dict[int, Tensor], gates: Gates | None) -> Tensor:
-        total: Tensor | None = None
-        for source in range(target):
-            for op, weight in self._active(edge_name(source, target), gates):
-                if op.reads_binary and str(source) in self.norms and source not in binary:
-                    binary[source] = self.norms[str(source)](states[source])
-                term = op(states[source], binary.get(source))
-                if not op.is_identity:
-                    term = self.drop(term)
-                term = term if weight is None else weight * term
-                total = term if total is None else total + term
-        return self.nothing(states[0]) if total is None else total
-
-    def forward(self, s0: Tensor, s1: Tensor, gates: Gates | None = None) -> Tensor:
-        """Outputs of the two previous cells -> [N, nodes * C, H', W']."""
-        states = [self.preprocess[0](s0), self.preprocess[1](s1)]
-        binary: dict[int, Tensor] = {}
-        for target in range(INPUTS, INPUTS + self.nodes):
-            states.append(self._node(target, states, binary, gates))
-        return torch.cat(states[INPUTS:], dim=1)
-
-
-class CellNetwork(nn.Module):
-    """Stem, a chain of cells, global average pooling, classifier: what super-network and fixed network share."""
-
-    def __init__(self, space: "CellSpace", spec: NetSpec, choices: Mapping[str, tuple[str, ...]], shared: bool) -> None:
-        super().__init__()
-        size = space.size(spec)
-        check_input_shape(spec, size.stem_halvings + len(size.reductions))
-        scheme = make_scheme(spec.scheme, spec.scheme_options)
-        self.stem, c_before, c_last = space.stem(spec.input_shape[0], size)
-        cells: list[Cell] = []
-        channels, halve_first = size.channels, size.stem == "imagenet"
-        for position in range(size.cells):
-            reduction = position in size.reductions
-            channels *= 2 if reduction else 1
-            cells.append(
-                space.make_cell(size, scheme, choices, shared, reduction, (c_before, c_last), channels, halve_first)
-            )
-            c_before, c_last, halve_first = c_last, cells[-1].out_channels, reduction
-        self.cells = nn.ModuleList(cells)
-        self.auxiliary = None
-        self.auxiliary_at = 2 * size.cells // 3
-        if size.auxiliary:
-            halvings = size.stem_halvings + sum(r <= self.auxiliary_at for r in size.reductions)
-            # Padded stride-2 layers round a side up.
-            side = -(-min(spec.input_shape[1:]) // 2**halvings)
-            self.auxiliary = space.auxiliary_head(self.cells[self.auxiliary_at].out_channels, side, spec, size)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(c_last, spec.num_classes)
-
-    def run(self, x: Tensor, gates: Gates | None) -> tuple[Tensor, Tensor | None]:
-        """x [N, C, H, W] -> (features [N, F], auxiliary logits in training where there is an auxiliary head)."""
-        s0, s1 = self.stem(x)
-        auxiliary = None
-        for position, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1, gates)
-            if self.training and self.auxiliary is not None and position == self.auxiliary_at:
-                auxiliary = self.auxiliary(s1)
-        return self.pool(s1).flatten(1), auxiliary
-
-
-class FixedCellNetwork(CellNetwork):
-    """The network of one genotype."""
-
-    def set_drop_path(self, probability: float) -> None:
-        for module in self.modules():
-            if isinstance(module, DropPath):
-                module.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        features, auxiliary = self.run(x, None)
-        logits: Tensor = self.classifier(features)
-        return logits if auxiliary is None else (logits, auxiliary)
-
-
-class CellSupernet(CellNetwork, Supernet):
-    """All candidates on all edges, with one affine-free norm + sign per node."""
-
-    def __init__(self, space: "CellSpace", spec: NetSpec) -> None:
-        super().__init__(space, spec, {d.name: d.choices for d in space.decisions}, shared=True)
-        self.space, self.spec = space, spec
-        self._costs: tuple[tuple[float, float], dict[tuple[str, str], tuple[float, float]]] | None = None
-
-    def features(self, x: Tensor, gates: Gates) -> Tensor:
-        return self.run(x, gates)[0]
-
-    def forward(self, x: Tensor, gates: Gates) -> Tensor:
-        logits: Tensor = self.classifier(self.features(x, gates))
-        return logits
-
-    def _measured_costs(self) -> tuple[tuple[float, float], dict[tuple[str, str], tuple[float, float]]]:
-        """((real, binary) MACs outside the edges, the same per (decision, choice) summed over the cells)."""
-        if self._costs is None:
-            every = soft_gates(self.space.decisions, {})
-            network = measure(self, self.spec.input_shape, forward=lambda model, x: model(x, every), as_deployed=True)
-            fixed = (0.0, 0.0)
-            of_choice: dict[tuple[str, str], tuple[float, float]] = {}
-            for layer in network.layers:
-                parts = layer.name.split(".")
-                macs = (layer.macs_real, layer.macs_binary)
-                if parts[0] == "cells" and parts[2] == "edges":
-                    key = (f"{self.cells[int(parts[1])].kind}.{parts[3]}", parts[4])
-                    old = of_choice.get(key, (0.0, 0.0))
-                    of_choice[key] = (old[0] + macs[0], old[1] + macs[1])
-                else:
-                    fixed = (fixed[0] + macs[0], fixed[1] + macs[1])
-            self._costs = fixed, of_choice
-        return self._costs
-
-    def expected_cost(self, gates: Gates) -> tuple[Tensor, Tensor]:
-        fixed, of_choice = self._measured_costs()
-        device = self.classifier.weight.device
-        real, binary = torch.tensor(fixed[0], device=device), torch.tensor(fixed[1], device=device)
-        for decision in self.space.decisions:
-            for choice, weight in gates.of(decision.name):
-                macs = of_choice.get((decision.name, choice), (0.0, 0.0))
-                real = real + macs[0] * (1.0 if weight is None else weight)
-                binary = binary + macs[1] * (1.0 if weight is None else weight)
-        return real, binary
-
-    def state_for(self, genotype: Genotype) -> dict[str, Tensor]:
-        mine = self.state_dict()
-        state = self.space.build(genotype, self.spec).state_dict()
-        for name, start in state.items():
-            source = name if name in mine else self._shared_norm(name)
-            # A norm's slope and offset exist in the fixed network only and start as 1 and 0.
-            state[name] = mine[source].clone() if source in mine else start
-        return state
-
-    @staticmethod
-    def _shared_norm(name: str) -> str:
-        """cells.0.edges.edge_1_3.conv.norm.x -> cells.0.norms.1.x"""
-        parts = name.split(".")
-        if parts[0] == "cells" and parts[2] == "edges" and parts[5] == "norm":
-            return ".".join([*parts[:2], "norms", parts[3].split("_")[1], *parts[6:]])
-        return name
 
 
 class CellSpace(SearchSpace):
@@ -264,10 +98,12 @@ class CellSpace(SearchSpace):
         self.decisions = cell_decisions(nodes, self.ops)
 
     @abstractmethod
-    def make_op(self, choice: str, channels: int, stride: int, scheme: Scheme, size: Any, own_norm: bool) -> Op: ...
+    def make_op(self, choice: str, channels: int, stride: int, scheme: Scheme, size: Any, own_input: bool) -> Op:
+        """One candidate; `own_input`: it makes its binary input itself (`make_input`), as in a fixed network."""
 
     @abstractmethod
-    def make_preprocess(self, c_in: int, c_out: int, scheme: Scheme, halve: bool) -> nn.Module: ...
+    def make_preprocess(self, c_in: int, c_out: int, scheme: Scheme, size: Any, halve: bool) -> nn.Module:
+        """What brings a cell's input to its channels; `halve`: and to half its size."""
 
     @abstractmethod
     def stem(self, in_channels: int, size: Any) -> tuple[nn.Module, int, int]:
@@ -277,38 +113,41 @@ class CellSpace(SearchSpace):
     def auxiliary_head(self, channels: int, side: int, spec: NetSpec, size: Any) -> nn.Module:
         """The auxiliary head on a map of `channels` channels and `side` pixels on its shorter side."""
 
+    def make_input(self, channels: int, scheme: Scheme, affine: bool) -> nn.Module:
+        """What makes the binary input of the operations that read a node."""
+        return NormBinarize(channels, scheme, affine=affine)
+
+    def make_skips(self, place: Place, size: Any) -> Mapping[int, nn.Module]:
+        """Connections from a cell's inputs around it to its output; none in most spaces."""
+        return {}
+
     def size(self, spec: NetSpec) -> Any:
         """The checked size of a network."""
         return build(self.size_class, spec.size, f"size of a {self.name} network")
 
     def make_cell(
-        self,
-        size: Any,
-        scheme: Scheme,
-        choices: Mapping[str, tuple[str, ...]],
-        shared: bool,
-        reduction: bool,
-        c_in: tuple[int, int],
-        channels: int,
-        halve_first: bool,
+        self, size: Any, scheme: Scheme, choices: Mapping[str, tuple[str, ...]], shared: bool, place: Place
     ) -> Cell:
-        """One cell with the given choices per decision; `halve_first`: input 0 is twice as large as input 1."""
-        kind = KINDS[reduction]
+        """One cell with the given choices per decision; `shared`: as part of a super-network."""
+        kind = KINDS[place.reduction]
+        partial = size.partial_channels if shared else 1
+        width = place.channels // partial
         preprocess = [
-            self.make_preprocess(c_in[0], channels, scheme, halve_first),
-            self.make_preprocess(c_in[1], channels, scheme, False),
+            self.make_preprocess(place.c_in[0], place.channels, scheme, size, place.halve_first),
+            self.make_preprocess(place.c_in[1], place.channels, scheme, size, False),
         ]
         edges: dict[tuple[int, int], dict[str, Op]] = {}
         for target in range(INPUTS, INPUTS + self.nodes):
             for source in range(target):
-                stride = 2 if reduction and source < INPUTS else 1
+                stride = 2 if place.reduction and source < INPUTS else 1
                 chosen = choices.get(f"{kind}.{edge_name(source, target)}", ())
                 if chosen:
                     edges[source, target] = {
-                        choice: self.make_op(choice, channels, stride, scheme, size, not shared) for choice in chosen
+                        choice: self.make_op(choice, width, stride, scheme, size, not shared) for choice in chosen
                     }
-        norms = {s: NormBinarize(channels, scheme, affine=False) for s, _ in edges} if shared else {}
-        return Cell(kind, self.nodes, self.nodes * channels, preprocess, edges, norms)
+        inputs = {source: self.make_input(width, scheme, affine=False) for source, _ in edges} if shared else {}
+        skips = self.make_skips(place, size)
+        return Cell(kind, self.nodes, place.channels, preprocess, edges, inputs, skips, partial)
 
     def supernet(self, spec: NetSpec) -> Supernet:
         size = self.size(spec)
@@ -320,6 +159,8 @@ class CellSpace(SearchSpace):
 
     def build(self, genotype: Genotype, spec: NetSpec) -> nn.Module:
         self.check(genotype)
+        if self.size(spec).partial_channels > 1:
+            raise BnasError("partial_channels is for the search: a network of one genotype has all its channels")
         return FixedCellNetwork(self, spec, {name: (choice,) for name, choice in genotype.choices}, shared=False)
 
     def graphs(self, genotype: Genotype) -> dict[str, nx.DiGraph]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from bnas.binary.schemes import Scheme
 from bnas.errors import BnasError
 from bnas.layers.conv import BinaryConv2d
-from bnas.layers.norm import NormBinarize
 from bnas.layers.shuffle import ChannelShuffle
 
 
@@ -24,13 +23,13 @@ class Op(nn.Module):
 
 
 class BinaryOp(Op):
-    """Base of the operations on +-1 input, with or without a norm of their own."""
+    """Base of the operations on +-1 input; `norm` makes it from x, where it is not shared with other operations."""
 
     reads_binary = True
 
-    def __init__(self, channels: int, scheme: Scheme, own_norm: bool) -> None:
+    def __init__(self, norm: nn.Module | None) -> None:
         super().__init__()
-        self.norm = NormBinarize(channels, scheme) if own_norm else None
+        self.norm = norm
 
     def binary_input(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         if self.norm is not None:
@@ -42,7 +41,7 @@ class BinaryOp(Op):
 
 
 class BinaryConvOp(BinaryOp):
-    """(BN, sign,) grouped k x k convolution C -> C, PReLU, channel shuffle, + x when the stride is 1.
+    """(norm, sign,) grouped k x k convolution C -> C, PReLU, channel shuffle, + x when the stride is 1.
 
     The convolution of BATS cells as released (Bulat et al. 2020, arXiv 2003.01711): no pointwise convolution and no
     second repetition; the shuffle has a fixed number of groups and is left out for ungrouped convolutions.
@@ -55,12 +54,12 @@ class BinaryConvOp(BinaryOp):
         scheme: Scheme,
         *,
         kernel_size: int,
-        own_norm: bool,
+        norm: nn.Module | None,
         dilation: int = 1,
         groups: int = 1,
         shuffle_groups: int = 1,
     ) -> None:
-        super().__init__(channels, scheme, own_norm)
+        super().__init__(norm)
         self.conv = BinaryConv2d(
             channels,
             channels,
@@ -88,8 +87,8 @@ class FactorizedReduce(BinaryOp):
     Halves the map without leaving a pixel unread. Odd sizes round up, as a padded stride-2 convolution does.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scheme: Scheme, *, own_norm: bool) -> None:
-        super().__init__(in_channels, scheme, own_norm)
+    def __init__(self, in_channels: int, out_channels: int, scheme: Scheme, *, norm: nn.Module | None) -> None:
+        super().__init__(norm)
         if out_channels % 2:
             raise BnasError(
                 f"a factorized reduction to {out_channels} channels needs an even number: "

@@ -22,9 +22,11 @@ class Cell(nn.Module):
         super().__init__()
         scheme, C = make_scheme(scheme_name), channels
         self.stem = CifarStem(3, C)
-        self.conv = BinaryConvOp(C, 1, scheme, kernel_size=3, own_norm=True, groups=3, shuffle_groups=4)
-        self.dilated = BinaryConvOp(C, 2, scheme, kernel_size=5, own_norm=True, dilation=2, groups=2, shuffle_groups=4)
-        self.reduce = FactorizedReduce(C, 2 * C, scheme, own_norm=True)
+        self.conv = BinaryConvOp(C, 1, scheme, kernel_size=3, norm=NormBinarize(C, scheme), groups=3, shuffle_groups=4)
+        self.dilated = BinaryConvOp(
+            C, 2, scheme, kernel_size=5, norm=NormBinarize(C, scheme), dilation=2, groups=2, shuffle_groups=4
+        )
+        self.reduce = FactorizedReduce(C, 2 * C, scheme, norm=NormBinarize(C, scheme))
         self.skip, self.zero, self.average, self.maximum = Identity(), Zero(2), Pool("avg", 2), Pool("max", 2)
         self.mix = BinaryPointwise(4 * C, C, scheme)
         self.norm = NormBinarize(C, scheme)

@@ -120,7 +120,7 @@ def test_bad_convolutions_are_refused() -> None:
     with pytest.raises(BnasError, match="pad_value of a binary convolution is 0, 1 or -1, got 2"):
         BinaryConv2d(4, 4, 3, BATS, pad_value=2)
     with pytest.raises(BnasError, match="needs an even number: 4 or 6 would do"):
-        FactorizedReduce(4, 5, BATS, own_norm=True)
+        FactorizedReduce(4, 5, BATS, norm=None)
 
 
 @pytest.mark.parametrize("side", [8, 7, 1])
@@ -128,12 +128,12 @@ def test_bad_convolutions_are_refused() -> None:
 def test_all_operations_have_one_output_shape(side: int, stride: int) -> None:
     x = torch.randn(2, 4, side, side)
     ops = [
-        BinaryConvOp(4, stride, BATS, kernel_size=3, own_norm=True, groups=2, shuffle_groups=2),
-        BinaryConvOp(4, stride, BATS, kernel_size=5, own_norm=True, dilation=2),
+        BinaryConvOp(4, stride, BATS, kernel_size=3, norm=NormBinarize(4, BATS), groups=2, shuffle_groups=2),
+        BinaryConvOp(4, stride, BATS, kernel_size=5, norm=NormBinarize(4, BATS), dilation=2),
         Pool("max", stride),
         Pool("avg", stride),
         Zero(stride),
-        Identity() if stride == 1 else FactorizedReduce(4, 4, BATS, own_norm=True),
+        Identity() if stride == 1 else FactorizedReduce(4, 4, BATS, norm=NormBinarize(4, BATS)),
     ]
     out = -(-side // stride)
     assert {tuple(op(x).shape) for op in ops} == {(2, 4, out, out)}
@@ -141,8 +141,8 @@ def test_all_operations_have_one_output_shape(side: int, stride: int) -> None:
 
 def test_an_operation_without_a_norm_uses_the_shared_sign_and_says_when_it_is_missing() -> None:
     torch.manual_seed(0)
-    shared = BinaryConvOp(4, 1, BATS, kernel_size=3, own_norm=False)
-    own = BinaryConvOp(4, 1, BATS, kernel_size=3, own_norm=True)
+    shared = BinaryConvOp(4, 1, BATS, kernel_size=3, norm=None)
+    own = BinaryConvOp(4, 1, BATS, kernel_size=3, norm=NormBinarize(4, BATS))
     own.load_state_dict(shared.state_dict(), strict=False)
     x = torch.randn(2, 4, 5, 5)
     assert torch.equal(shared(x, own.norm(x)), own(x))
