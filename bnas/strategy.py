@@ -1,7 +1,7 @@
 """The small interface between a search strategy and everything that runs it: SearchTask and Strategy."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,21 @@ class SearchTask:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class StepKind:
+    """One kind of step that a search is made of: how often it is done, and how to do one. For `bnas plan`.
+
+    `start(sample)` prepares the kind's representative number `sample` (below `samples`: candidates differ in cost) and
+    returns its step, which is called a few times and timed. `keys`: the options that `count` is in proportion to.
+    """
+
+    name: str
+    count: int
+    keys: tuple[str, ...]
+    start: Callable[[int], Callable[[], object]]
+    samples: int = 1
+
+
 class Strategy(Protocol):
     """A resumable sequence of rounds that ends in a genotype; made as `factory(task, options)`.
 
@@ -58,6 +73,10 @@ class Strategy(Protocol):
 
     def weights_for(self, genotype: Genotype) -> dict[str, Tensor] | None:
         """The searched weights of that architecture as the built network's state dict, or None where there are none."""
+        ...
+
+    def step_kinds(self) -> Sequence[StepKind]:
+        """What all rounds together consist of, but for saving. Their steps are real ones: the strategy is spent then."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

@@ -6,7 +6,9 @@ training loss, a step each in turn. A temperature below 1 makes the weights spik
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +21,8 @@ from bnas.genotype import Genotype
 from bnas.nonfinite import NonFiniteLoss
 from bnas.options import check_number, option
 from bnas.space import Gates, argmax_scores, soft_gates
-from bnas.strategy import SearchTask, describe_genotype, slice_steps
-from bnas.training.recipe import Recipe
+from bnas.strategy import SearchTask, StepKind, describe_genotype, slice_steps
+from bnas.training.recipe import PRECISIONS, Recipe
 from bnas.training.schedules import anneal
 from bnas.training.trainer import Trainer
 
@@ -56,10 +58,17 @@ class DartsOptions:
         0.0, "lambda of the term - lambda * mean entropy * exp(-epoch / tau); BNAS uses 1", "paper"
     )
     diversity_decay: float = option(0.154, "tau as a share of the epochs (BNAS: 7.7 of 50)", "code")
+    precision: str = option(
+        "float32",
+        "of the steps on weights and alphas: float32, bfloat16 (CUDA and CPU) or float16 (CUDA)",
+        "ours",
+        choices=PRECISIONS,
+    )
     round_steps: int = option(0, "steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
 
     def __post_init__(self) -> None:
         check_choice("temperature", self.temperature, TEMPERATURES)
+        check_choice("precision", self.precision, PRECISIONS)
         check_number("epochs", self.epochs, at_least=1, whole=True)
         check_number("round_steps", self.round_steps, at_least=0, whole=True)
         check_number("alpha_warmup", self.alpha_warmup, at_least=0, below=1)
@@ -78,6 +87,7 @@ class DartsOptions:
             weight_decay=self.weight_decay,
             grad_clip=self.grad_clip,
             epochs=self.epochs,
+            precision=self.precision,
         )
 
 
@@ -119,6 +129,8 @@ class Darts:
             betas=ALPHA_BETAS,
             weight_decay=options.alpha_weight_decay,
         )
+        # Gradients of the alphas flow back through float16 too, where small ones would be lost without a scale.
+        self._scaler = torch.amp.GradScaler(task.device.type, enabled=options.precision == "float16")
         self._val_losses: list[Tensor] = []
         self._val_correct: list[Tensor] = []
 
@@ -157,8 +169,9 @@ class Darts:
         if step >= self._warmup_steps:
             images, labels = self._task.val.batch(step - self._warmup_steps)
             weights = self._weights(step)
-            logits = self._net(images, self._gates(weights))
-            loss = F.cross_entropy(logits, labels)
+            with self._trainer.autocast():
+                logits = self._net(images, self._gates(weights))
+                loss = F.cross_entropy(logits, labels)
             self._val_losses.append(loss.detach())
             self._val_correct.append((logits.detach().argmax(1) == labels).float().mean())
             if self._options.diversity:
@@ -166,11 +179,11 @@ class Darts:
                 tau = self._options.diversity_decay * self._options.epochs
                 loss = loss - self._options.diversity * math.exp(-epoch / tau) * mean_entropy(weights)
             # Only the alphas' gradients: those of the weights are not even computed.
-            for alpha, grad in zip(
-                self._alphas.values(), torch.autograd.grad(loss, list(self._alphas.values())), strict=True
-            ):
+            alphas = list(self._alphas.values())
+            for alpha, grad in zip(alphas, torch.autograd.grad(self._scaler.scale(loss), alphas), strict=True):
                 alpha.grad = grad
-            self._optimizer.step()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
         with torch.no_grad():
             self._detached = self._weights(step)
 
@@ -199,11 +212,31 @@ class Darts:
     def weights_for(self, genotype: Genotype) -> dict[str, Tensor]:
         return self._net.state_for(genotype)
 
+    def step_kinds(self) -> tuple[StepKind, ...]:
+        total = self._trainer.total_steps
+        parts = (("weights", 0, self._warmup_steps), ("weights and alphas", self._warmup_steps, total))
+        return tuple(
+            StepKind(name, end - first, ("epochs",), partial(self._steps_between, first, end))
+            for name, first, end in parts
+            if end > first
+        )
+
+    def _steps_between(self, first: int, end: int, sample: int) -> Callable[[], object]:
+        self._trainer.step = first
+
+        def step() -> object:
+            if self._trainer.step == end:
+                self._trainer.step = first
+            return self._trainer.run_steps(1)
+
+        return step
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "trainer": self._trainer.state_dict(),
             "alphas": {name: alpha.detach().cpu().clone() for name, alpha in self._alphas.items()},
             "alpha_optimizer": self._optimizer.state_dict(),
+            "alpha_scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -212,3 +245,4 @@ class Darts:
             for name, alpha in self._alphas.items():
                 alpha.copy_(state["alphas"][name])
         self._optimizer.load_state_dict(state["alpha_optimizer"])
+        self._scaler.load_state_dict(state["alpha_scaler"])

@@ -4,6 +4,7 @@ Li and Talwalkar 2019, arXiv 1902.07638: random search is a hard baseline in arc
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from bnas import seeding
+from bnas.errors import check_choice
 from bnas.genotype import Genotype
 from bnas.options import check_number, option
-from bnas.strategy import SearchTask, describe_genotype, distinct_genotypes, slice_steps
+from bnas.strategy import SearchTask, StepKind, describe_genotype, distinct_genotypes, slice_steps
 from bnas.training.metrics import accuracy
-from bnas.training.recipe import Recipe
+from bnas.training.recipe import PRECISIONS, Recipe
 from bnas.training.trainer import Trainer
+
+# Candidates that `bnas plan` times, as some cost several times what others do.
+PLANNED_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,16 @@ class RandomSearchOptions:
     samples: int = option(8, "distinct genotypes to train", "ours")
     epochs: int = option(5, "passes over the training half for each of them", "ours")
     learning_rate: float = option(2e-3, "Adam's, at the start of the cosine", "ours")
+    precision: str = option(
+        "float32",
+        "of the training: float32, bfloat16 (CUDA and CPU) or float16 (CUDA)",
+        "ours",
+        choices=PRECISIONS,
+    )
     round_steps: int = option(0, "steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
 
     def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
         check_number("samples", self.samples, at_least=1, whole=True)
         check_number("epochs", self.epochs, at_least=1, whole=True)
         check_number("learning_rate", self.learning_rate, above=0)
@@ -40,7 +52,7 @@ class RandomSearch:
 
     def __init__(self, task: SearchTask, options: RandomSearchOptions) -> None:
         self._task = task
-        self._recipe = Recipe(learning_rate=options.learning_rate, epochs=options.epochs)
+        self._recipe = Recipe(learning_rate=options.learning_rate, epochs=options.epochs, precision=options.precision)
         self._candidates = distinct_genotypes(task.space, options.samples, task.seed, "random", "genotypes")
         self._scores: list[float] = []
         steps = options.epochs * task.train.steps_per_epoch
@@ -92,6 +104,41 @@ class RandomSearch:
     def weights_for(self, genotype: Genotype) -> dict[str, Tensor] | None:
         """None: a candidate's weights are dropped when the next one starts."""
         return None
+
+    def step_kinds(self) -> tuple[StepKind, ...]:
+        count = len(self._candidates)
+        batch_size = len(next(self._task.val.in_order())[1])
+        return (
+            StepKind(
+                "training",
+                count * self._trainer.total_steps,
+                ("samples", "epochs"),
+                self._trained_in_steps,
+                min(count, PLANNED_CANDIDATES),
+            ),
+            StepKind(
+                "scoring",
+                count * math.ceil(len(self._task.val) / batch_size),
+                ("samples",),
+                lambda sample: self._scored_in_steps(sample, batch_size),
+                min(count, PLANNED_CANDIDATES),
+            ),
+        )
+
+    def _trained_in_steps(self, sample: int) -> Callable[[], object]:
+        self._start(sample)
+
+        def step() -> object:
+            if self._trainer.finished:
+                self._trainer.step = 0
+            return self._trainer.run_steps(1)
+
+        return step
+
+    def _scored_in_steps(self, sample: int, batch_size: int) -> Callable[[], object]:
+        self._start(sample)
+        network = self._trainer.evaluation_model()
+        return lambda: accuracy(network, self._task.val, batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         return {"scores": list(self._scores), "index": self._index, "trainer": self._trainer.state_dict()}

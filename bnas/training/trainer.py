@@ -139,13 +139,14 @@ class Trainer:
         if self._average is not None:
             self._average.load_state_dict(state["ema"])
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
+        """The recipe's precision, for every forward of a step; a search's step on its gates takes it too."""
         precision = self.recipe.precision
         return torch.autocast(self.device.type, dtype=_DTYPES[precision], enabled=precision != "float32")
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The scalar loss and the logits [N, classes] of one batch."""
-        with self._autocast():
+        with self.autocast():
             outputs = self._forward(images)
             loss = total_loss(
                 self.model,

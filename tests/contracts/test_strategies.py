@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,22 @@ def test_shared_weights_fit_the_built_network_where_there_are_any(strategy: str,
     if weights is not None:
         spec = NetSpec((1, 8, 8), 3, "binary-activations", {}, SIZES[space])
         make_space(space, ARGS[space]).build(search.derive(), spec).load_state_dict(weights)
+
+
+@pytest.mark.parametrize(("strategy", "space"), PAIRS)
+def test_kinds_of_steps_are_real_steps(strategy: str, space: str) -> None:
+    options = {key: value for key, value in OPTIONS[strategy].items() if key != "round_steps"}
+    kinds = make(strategy, space, **options).step_kinds()
+    assert sum(kind.count for kind in kinds) > 1
+    for kind in kinds:
+        assert set(kind.keys) <= {field.name for field in fields(STRATEGIES[strategy].options)}
+        spent = make(strategy, space)
+        (same_kind,) = [other for other in spent.step_kinds() if other.name == kind.name]
+        for sample in range(kind.samples):
+            step = same_kind.start(sample)
+            # More often than the kind is done at these sizes.
+            for _ in range(kind.count + 1):
+                step()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

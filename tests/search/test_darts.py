@@ -112,3 +112,34 @@ def test_weights_are_trained_by_the_training_loss_only() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BnasError, match=message):
         DartsOptions(**options)
+
+
+def test_precision_reaches_the_steps_on_alphas_too() -> None:
+    def autocasts(precision: str) -> list[bool]:
+        search = darts(alpha_warmup=0.0, round_steps=1, precision=precision)
+        seen: list[bool] = []
+        search._net.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        search.run_round()
+        return seen
+
+    assert autocasts("float32") == [False, False]
+    assert autocasts("bfloat16") == [True, True]
+
+
+def test_float16_is_refused_where_it_does_not_run() -> None:
+    with pytest.raises(BnasError, match="precision float16 needs a CUDA device; on cpu take bfloat16 or float32"):
+        darts(precision="float16")
+    with pytest.raises(BnasError, match="no precision named 'half'"):
+        DartsOptions(precision="half")
+
+
+def test_steps_before_and_after_the_warm_up_are_two_kinds() -> None:
+    kinds = darts(epochs=2, alpha_warmup=0.5).step_kinds()
+    assert [(kind.name, kind.count) for kind in kinds] == [("weights", 3), ("weights and alphas", 3)]
+    assert [kind.name for kind in darts(alpha_warmup=0.0).step_kinds()] == ["weights and alphas"]
+    search = darts(epochs=2, alpha_warmup=0.5)
+    start = {name: alpha.detach().clone() for name, alpha in search._alphas.items()}
+    search.step_kinds()[0].start(0)()
+    assert all(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
+    search.step_kinds()[1].start(0)()
+    assert not any(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
