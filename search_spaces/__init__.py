@@ -9,8 +9,19 @@ from bnas.genotype import Genotype
 from bnas.registry import Registry
 from bnas.space import SearchSpace
 from search_spaces.bats import Bats
+from search_spaces.bnas_gist import BnasGist
+from search_spaces.separable import BnasBeihang, CpNas, Darts
 
-SPACES: Registry[Callable[..., SearchSpace]] = Registry("search space", {"bats": Bats})
+SPACES: Registry[Callable[..., SearchSpace]] = Registry(
+    "search space",
+    {
+        "bats": Bats,
+        "bnas_gist": BnasGist,
+        "cp_nas": CpNas,
+        "bnas_beihang": BnasBeihang,
+        "darts": Darts,
+    },
+)
 
 
 def make_space(name: str, args: Mapping[str, Any] | None = None) -> SearchSpace:
@@ -21,7 +32,7 @@ def make_space(name: str, args: Mapping[str, Any] | None = None) -> SearchSpace:
         if argument not in parameters:
             raise unknown(f"argument of space {name}", argument, parameters)
         wanted = type(parameters[argument].default)
-        if type(value) is not wanted:
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise BnasError(f"space {name}: argument {argument} takes a {wanted.__name__}, got {value!r}")
     return factory(**(args or {}))
 

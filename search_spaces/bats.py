@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from bnas.binary import Scheme
-from bnas.errors import BnasError, check_choice
-from bnas.layers.blocks import AuxiliaryHead, BinaryPointwise, CifarStem, ImageNetStem
+from bnas.errors import check_choice
+from bnas.layers.blocks import BinaryPointwise, CifarStem, ImageNetStem
 from bnas.layers.ops import BinaryConvOp, FactorizedReduce, Identity, Op, Pool, Zero
 from bnas.options import check_number, option
-from bnas.space import NetSpec
 from search_spaces.cells import CellSize, CellSpace
 
 STEM_MULTIPLIER = 3
@@ -93,7 +92,7 @@ class Bats(CellSpace):
             return Identity() if stride == 1 else FactorizedReduce(channels, channels, scheme, norm=norm)
         if choice == "zero":
             return Zero(stride)
-        return Pool(choice.removesuffix("_pool_3x3"), stride)
+        return Pool(choice.removesuffix("_pool_3x3"), stride, channels if size.pool_norm else None)
 
     def make_preprocess(self, c_in: int, c_out: int, scheme: Scheme, size: BatsSize, halve: bool) -> nn.Module:
         if halve:
@@ -105,12 +104,3 @@ class Bats(CellSpace):
             return ImageNetStem(in_channels, size.channels, size.stem_groups), size.channels, size.channels
         width = STEM_MULTIPLIER * size.channels
         return CifarStem(in_channels, width), width, width
-
-    def auxiliary_head(self, channels: int, side: int, spec: NetSpec, size: BatsSize) -> nn.Module:
-        smallest, stride = (7, 2) if size.stem == "imagenet" else (8, 3)
-        if side < smallest:
-            raise BnasError(
-                f"the auxiliary head needs a map of at least {smallest} x {smallest} pixels and gets {side} x {side} "
-                f"from images of {spec.input_shape[1]} x {spec.input_shape[2]}: set auxiliary to false"
-            )
-        return AuxiliaryHead(channels, spec.num_classes, stride)

@@ -18,6 +18,7 @@ from bnas.binary import Scheme
 from bnas.errors import BnasError, check_choice
 from bnas.genotype import ABSENT, Decision, Genotype
 from bnas.layers import NormBinarize
+from bnas.layers.blocks import AuxiliaryHead
 from bnas.layers.ops import Op
 from bnas.options import check_number, option
 from bnas.space import NetSpec, SearchSpace, Supernet
@@ -40,6 +41,8 @@ class CellSize:
     partial_channels: int = option(
         1, "K: 1/K of the channels goes through an edge's operations while searching (PC-DARTS: 4); 1 is all", "code"
     )
+
+    pool_norm: bool = option(False, "batch norm without slope after pooling, as DARTS has in its search", "code")
 
     def __post_init__(self) -> None:
         check_choice("stem", self.stem, STEMS)
@@ -109,9 +112,15 @@ class CellSpace(SearchSpace):
     def stem(self, in_channels: int, size: Any) -> tuple[nn.Module, int, int]:
         """The stem, x -> (s0, s1), and the channels of both."""
 
-    @abstractmethod
     def auxiliary_head(self, channels: int, side: int, spec: NetSpec, size: Any) -> nn.Module:
         """The auxiliary head on a map of `channels` channels and `side` pixels on its shorter side."""
+        smallest, stride = (7, 2) if size.stem == "imagenet" else (8, 3)
+        if side < smallest:
+            raise BnasError(
+                f"the auxiliary head needs a map of at least {smallest} x {smallest} pixels and gets {side} x {side} "
+                f"from images of {spec.input_shape[1]} x {spec.input_shape[2]}: set auxiliary to false"
+            )
+        return AuxiliaryHead(channels, spec.num_classes, stride)
 
     def make_input(self, channels: int, scheme: Scheme, affine: bool) -> nn.Module:
         """What makes the binary input of the operations that read a node."""

@@ -19,11 +19,11 @@ class ConvNorm(nn.Sequential):
 
 
 class CifarStem(nn.Module):
-    """Real 3x3 convolution to `channels`, batch norm, ReLU: x -> (s, s)."""
+    """Real 3x3 convolution to `channels`, batch norm, ReLU (not in DARTS): x -> (s, s)."""
 
-    def __init__(self, c_in: int, channels: int) -> None:
+    def __init__(self, c_in: int, channels: int, *, relu: bool = True) -> None:
         super().__init__()
-        self.body = ConvNorm(c_in, channels)
+        self.body = ConvNorm(c_in, channels, relu=relu)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         s = self.body(x)

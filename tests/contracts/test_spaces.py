@@ -31,7 +31,13 @@ class Small:
     input_shape: tuple[int, int, int] = (2, 8, 8)
 
 
-SMALL = {"bats": Small({"cells": 3, "channels": 4, "groups": 2, "shuffle_groups": 2})}
+SMALL = {
+    "bats": Small({"cells": 3, "channels": 4, "groups": 2, "shuffle_groups": 2}),
+    "bnas_gist": Small({"cells": 3, "channels": 4, "skips": "both", "real_preprocess": False}),
+    "cp_nas": Small({"cells": 3, "channels": 4}),
+    "bnas_beihang": Small({"cells": 3, "channels": 4, "partial_channels": 1}),
+    "darts": Small({"cells": 3, "channels": 4}),
+}
 NAMES = tuple(SPACES)
 
 

@@ -22,8 +22,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "darts": {"epochs": 2, "round_steps": 2, "alpha_warmup": 0.3, "alpha_learning_rate": 0.05},
     "random": {"samples": 2, "epochs": 1, "round_steps": 2},
 }
-SIZES: dict[str, Mapping[str, Any]] = {"bats": {"cells": 3, "channels": 4, "groups": 2, "shuffle_groups": 2}}
-ARGS: dict[str, Mapping[str, Any]] = {"bats": {"nodes": 2}}
+SIZES: dict[str, Mapping[str, Any]] = {
+    "bats": {"cells": 3, "channels": 4, "groups": 2, "shuffle_groups": 2},
+    "bnas_gist": {"cells": 3, "channels": 4},
+    "cp_nas": {"cells": 3, "channels": 4},
+    "bnas_beihang": {"cells": 3, "channels": 4, "partial_channels": 1},
+    "darts": {"cells": 3, "channels": 4},
+}
+ARGS: dict[str, Mapping[str, Any]] = {name: {"nodes": 2} for name in SIZES}
 PAIRS = [(strategy, space) for strategy in STRATEGIES for space in SPACES]
 
 
