@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnas import seeding
-from bnas.errors import check_choice
+from bnas.errors import BnasError, check_choice
 from bnas.genotype import Genotype
 from bnas.nonfinite import NonFiniteLoss
 from bnas.options import check_number, option
@@ -58,6 +58,11 @@ class DartsOptions:
         0.0, "lambda of the term - lambda * mean entropy * exp(-epoch / tau); BNAS uses 1", "paper"
     )
     diversity_decay: float = option(0.154, "tau as a share of the epochs (BNAS: 7.7 of 50)", "code")
+    edge_normalization: bool = option(
+        False,
+        "a weight per edge, softmax over the edges into one node, times those of its operations (PC-DARTS)",
+        "code",
+    )
     precision: str = option(
         "float32",
         "of the steps on weights and alphas: float32, bfloat16 (CUDA and CPU) or float16 (CUDA)",
@@ -110,6 +115,7 @@ class Darts:
             d.name: (ALPHA_START * torch.randn(len(d.choices), generator=generator)).to(task.device).requires_grad_()
             for d in self._open
         }
+        self._betas = self._make_betas(generator) if options.edge_normalization else {}
         self._trainer = Trainer(
             self._net,
             task.train,
@@ -124,7 +130,7 @@ class Darts:
         self._warmup_steps = int(options.alpha_warmup * self._trainer.total_steps)
         self._round_steps = slice_steps(options.round_steps, task.train.steps_per_epoch)
         self._optimizer = torch.optim.Adam(
-            list(self._alphas.values()),
+            self._architecture,
             lr=self.alpha_learning_rate,
             betas=ALPHA_BETAS,
             weight_decay=options.alpha_weight_decay,
@@ -133,6 +139,22 @@ class Darts:
         self._scaler = torch.amp.GradScaler(task.device.type, enabled=options.precision == "float16")
         self._val_losses: list[Tensor] = []
         self._val_correct: list[Tensor] = []
+
+    def _make_betas(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """A logit per competing decision, by group."""
+        groups = {unit[0].group: len(unit) for unit in self._task.space.units() if unit[0].group is not None}
+        if not groups:
+            raise BnasError(
+                f"edge_normalization weighs decisions that compete, and space {self._task.space.name} has none: set false"
+            )
+        return {
+            group: (ALPHA_START * torch.randn(size, generator=generator)).to(self._task.device).requires_grad_()
+            for group, size in groups.items()
+        }
+
+    @property
+    def _architecture(self) -> list[Tensor]:
+        return [*self._alphas.values(), *self._betas.values()]
 
     @property
     def alpha_learning_rate(self) -> float:
@@ -161,8 +183,20 @@ class Darts:
         temperature = self.temperature(step)
         return {name: torch.softmax(alpha / temperature, dim=0) for name, alpha in self._alphas.items()}
 
+    def _edge_weighted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each decision's weights times its share among those it competes with, where edges are normalized."""
+        if not self._betas:
+            return weights
+        shares = {
+            decision.name: share
+            for unit in self._task.space.units()
+            if unit[0].group is not None
+            for decision, share in zip(unit, torch.softmax(self._betas[unit[0].group], dim=0), strict=True)
+        }
+        return {name: vector * shares[name] if name in shares else vector for name, vector in weights.items()}
+
     def _gates(self, weights: dict[str, Tensor]) -> Gates:
-        return soft_gates(self._task.space.decisions, weights)
+        return soft_gates(self._task.space.decisions, self._edge_weighted(weights))
 
     def _alpha_step(self, step: int) -> None:
         """Update the alphas on a validation batch, then fix this step's weights for the weight update."""
@@ -179,9 +213,9 @@ class Darts:
                 tau = self._options.diversity_decay * self._options.epochs
                 loss = loss - self._options.diversity * math.exp(-epoch / tau) * mean_entropy(weights)
             # Only the alphas' gradients: those of the weights are not even computed.
-            alphas = list(self._alphas.values())
-            for alpha, grad in zip(alphas, torch.autograd.grad(self._scaler.scale(loss), alphas), strict=True):
-                alpha.grad = grad
+            logits_of = self._architecture
+            for logit, grad in zip(logits_of, torch.autograd.grad(self._scaler.scale(loss), logits_of), strict=True):
+                logit.grad = grad
             self._scaler.step(self._optimizer)
             self._scaler.update()
         with torch.no_grad():
@@ -196,8 +230,8 @@ class Darts:
         if self._val_losses:
             metrics["val_loss"] = torch.stack(self._val_losses).mean().item()
             metrics["val_accuracy"] = torch.stack(self._val_correct).mean().item()
-            metrics["samples"] *= 1 + len(self._val_losses) / (self._trainer.step - first)
-        if not all(bool(torch.isfinite(alpha).all()) for alpha in self._alphas.values()):
+            metrics["samples"] = round(metrics["samples"] * (1 + len(self._val_losses) / (self._trainer.step - first)))
+        if not all(bool(torch.isfinite(alpha).all()) for alpha in self._architecture):
             raise NonFiniteLoss(self._trainer.step - 1, "an architecture weight is not a finite number")
         weights = self._weights(self._trainer.step)
         metrics["temperature"] = self.temperature(self._trainer.step)
@@ -205,7 +239,7 @@ class Darts:
         return metrics | describe_genotype(self._task.space, self.derive())
 
     def derive(self) -> Genotype:
-        scores = argmax_scores(self._weights(self._trainer.step))
+        scores = argmax_scores(self._edge_weighted(self._weights(self._trainer.step)))
         single = {d.name: [1.0] for d in self._task.space.decisions if d.name not in scores}
         return self._task.space.derive(scores | single)
 
@@ -235,6 +269,7 @@ class Darts:
         return {
             "trainer": self._trainer.state_dict(),
             "alphas": {name: alpha.detach().cpu().clone() for name, alpha in self._alphas.items()},
+            "betas": {name: beta.detach().cpu().clone() for name, beta in self._betas.items()},
             "alpha_optimizer": self._optimizer.state_dict(),
             "alpha_scaler": self._scaler.state_dict(),
         }
@@ -244,5 +279,7 @@ class Darts:
         with torch.no_grad():
             for name, alpha in self._alphas.items():
                 alpha.copy_(state["alphas"][name])
+            for name, beta in self._betas.items():
+                beta.copy_(state["betas"][name])
         self._optimizer.load_state_dict(state["alpha_optimizer"])
         self._scaler.load_state_dict(state["alpha_scaler"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bnas.errors import BnasError
+from bnas.genotype import Decision
 from strategies.darts import Darts, DartsOptions, mean_entropy
 
 _spec = importlib.util.spec_from_file_location(
@@ -96,6 +97,43 @@ def test_weights_are_trained_by_the_training_loss_only() -> None:
         search.run_round()
     for a, b in zip(searches[0]._net.parameters(), searches[1]._net.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_edge_normalization_weighs_edges_and_is_learned_saved_and_derived_from() -> None:
+    search = darts(edge_normalization=True, alpha_warmup=0.0, epochs=2)
+    gates = search._gates(search._weights(0))
+    for group in ("normal.node_2", "normal.node_3"):
+        total = sum(float(gates.weights[d.name].sum()) for d in search._task.space.decisions if d.group == group)
+        assert total == pytest.approx(1.0)
+    start = {name: beta.detach().clone() for name, beta in search._betas.items()}
+    search.run_round()
+    assert not any(torch.equal(start[name], beta) for name, beta in search._betas.items())
+    fresh = darts(edge_normalization=True, alpha_warmup=0.0, epochs=2)
+    fresh.load_state_dict(search.state_dict())
+    assert all(torch.equal(fresh._betas[name], beta) for name, beta in search._betas.items())
+    with torch.no_grad():
+        for alpha in search._alphas.values():
+            alpha.zero_()
+        search._betas["normal.node_3"].copy_(torch.tensor([0.0, 5.0, 5.0]))
+    derived = search.derive()
+    assert derived.choice("normal.edge_0_3") == "absent"
+    assert derived.choice("normal.edge_2_3") != "absent"
+
+
+class Chain:
+    """A space without competing decisions."""
+
+    name = "chain"
+
+    def units(self) -> list[tuple[Decision, ...]]:
+        return [(Decision("a", ("x", "y")),)]
+
+
+def test_edge_normalization_needs_competing_decisions() -> None:
+    search = darts()
+    object.__setattr__(search._task, "space", Chain())
+    with pytest.raises(BnasError, match="weighs decisions that compete, and space chain has none: set false"):
+        search._make_betas(torch.Generator())
 
 
 @pytest.mark.parametrize(
