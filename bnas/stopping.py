@@ -63,6 +63,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self.request(name)
         hint = "; Ctrl-C again stops at once, without this round" if name == "Ctrl-C" else ""
-        # os.write, because print would fail where the signal came in the middle of another print.
+        # os.write, because print would fail where the signal came in the middle of another print. The empty line at the
+        # end is what a progress display of two lines paints over.
         with contextlib.suppress(OSError):
-            os.write(2, f"\n{name}: finishing the round, then saving{hint}\n".encode())
+            os.write(2, f"\n{name}: finishing the round, then saving{hint}\n\n".encode())

@@ -1,7 +1,18 @@
-"""Search and retrain from Python: the two steps that train. The command line is a thin layer over these."""
+"""Search and retrain from Python: the two steps that train. The command line is a thin layer over these.
 
-import json
-from collections.abc import Sequence
+    from experiments import api
+
+    job = api.load_job("digits_bats", ["search.options.epochs=3", "retrain.recipe.epochs=5"])
+    found = api.search(job, "runs/first", reporter=api.PlainReporter())
+    print(found.genotype)
+    trained = api.retrain(job, found.genotype, "runs/first", reporter=api.PlainReporter())
+
+`job` may also be made by `api.make_job({"search": {"strategy": "random"}})` from nested dicts. Both calls continue a run
+that was stopped (Ctrl-C or an interrupted notebook cell finishes the round, saves and returns), and do nothing but
+return the result where the run is finished. `experiments.deployment` has the steps that follow: `export_packed`,
+`verify_packed`, `evaluate`, `predict`.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,46 +23,79 @@ from bnas import atomic, engine, saved, seeding
 from bnas.data import Batches, Dataset, ImageSet, Normalization, read, split_for_search
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
-from bnas.progress import Reporter, SilentReporter
+from bnas.history import History
+from bnas.progress import PlainReporter, Reporter, SilentReporter
 from bnas.rundir import RunDir, RunFiles
 from bnas.stopping import StopRequest
 from bnas.strategy import SearchTask, Strategy
-from bnas.training.retraining import Retraining, plan_stages
+from bnas.training.retraining import Retraining
 from experiments.config import (
     MAY_CHANGE,
     MEMORY_KEYS,
     Job,
+    JobError,
+    about,
     fingerprint,
-    job_text,
+    load_job,
     make_job,
+    plan_retraining,
     resolve_device,
     strategy_options,
 )
+from experiments.genotype_formats import read_genotype
+from experiments.job_text import job_text
 from experiments.network import DescribedRetraining, NetworkCard
 from experiments.yaml_file import read as read_yaml
 from search_spaces import space_of
 from strategies import STRATEGIES
 
+__all__ = [
+    "Job",
+    "PlainReporter",
+    "Run",
+    "genotype_of_round",
+    "job_of",
+    "load_job",
+    "make_job",
+    "random_genotype",
+    "read_data",
+    "retrain",
+    "search",
+]
+
 
 @dataclass(frozen=True)
 class Run:
-    """How a search or a retraining ended. `genotype`: the one found or trained, None after a search that was stopped."""
+    """How a search or a retraining ended.
+
+    `outcome.status` is "finished" or "stopped"; `files` has the paths of what was written; `genotype` is the one that
+    was found or trained, None after a search that was stopped.
+    """
 
     outcome: engine.Outcome
     files: RunFiles
     genotype: Genotype | None
 
+    @property
+    def finished(self) -> bool:
+        return self.outcome.status == "finished"
+
+    def history(self) -> list[dict[str, Any]]:
+        """One record a finished round, as history.jsonl holds them: `round`, the metrics, `time`."""
+        return History(self.files.history).read()
+
 
 def read_data(job: Job) -> Dataset:
     """The job's images."""
-    return read(job.data.name, job.data.path, **job.data.options)
+    with about("data"):
+        return read(job.data.name, job.data.path, **job.data.options)
 
 
 def prepare_torch(job: Job) -> torch.device:
     """The device of the job, after its threads and its determinism are set for the process."""
+    device = resolve_device(job.device)
     if job.threads:
         torch.set_num_threads(job.threads)
-    device = resolve_device(job.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not job.deterministic
         torch.use_deterministic_algorithms(job.deterministic)
@@ -60,7 +104,6 @@ def prepare_torch(job: Job) -> torch.device:
 
 def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
     """The job's strategy at its start, on the training split only."""
-    space = job.make_space()
     train, val = split_for_search(data.train, job.search.train_fraction, job.seed)
     normalization = Normalization.of(data.train)
 
@@ -76,30 +119,76 @@ def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
         )
 
     spec = job.spec(job.search, data.input_shape, data.num_classes)
-    task = SearchTask(space, spec, batches(train, "search-train"), batches(val, "search-val"), job.seed, device)
-    return STRATEGIES[job.search.strategy].make(task, strategy_options(job))
+    with about("search"):
+        job.search.augmentation.check(*data.input_shape[1:])
+        task = SearchTask(
+            job.make_space(), spec, batches(train, "search-train"), batches(val, "search-val"), job.seed, device
+        )
+        return STRATEGIES[job.search.strategy].make(task, strategy_options(job))
+
+
+def make_retraining(
+    job: Job,
+    genotype: Genotype,
+    data: Dataset,
+    device: torch.device,
+    initial: dict[str, torch.Tensor] | None = None,
+) -> DescribedRetraining:
+    """The retraining of `genotype` at its start, from `initial` weights where they are given."""
+    part = job.retrain
+    card = NetworkCard(
+        genotype,
+        job.spec(part, data.input_shape, data.num_classes),
+        data.classes,
+        Normalization.of(data.train),
+        job.data.name,
+    )
+    with about("retrain"):
+        part.augmentation.check(*data.input_shape[1:])
+        work = Retraining(
+            card.build,
+            plan_retraining(job),
+            part.recipe,
+            train=data.train,
+            normalization=card.normalization,
+            seed=seeding.derive(job.seed, "retrain"),
+            augmentation=part.augmentation,
+            device=device,
+            round_steps=part.round_steps or None,
+            initial=initial,
+        )
+    return DescribedRetraining(work, card)
 
 
 def search(
     job: Job,
-    run: Path,
+    run: Path | str,
     *,
     fresh: bool = False,
     reporter: Reporter | None = None,
     max_minutes: float | None = None,
     stop: StopRequest | None = None,
 ) -> Run:
-    """Search in the folder `run`, from where it was left; at the end genotype.json lies there."""
-    files = RunDir(run).files_for_search()
-    if fresh:
-        files.fresh()
+    """Search in the folder `run`, from where it was left; at the end genotype.json lies there.
+
+    `fresh`: rename what is there (it is kept) and start anew. `reporter`: told of each round; silent by default.
+    `max_minutes`: finish the round and stop after that long. `stop`: a request of the caller's, which then watches
+    signals and the clock itself. `BnasError` for what the caller can mend, before anything is trained or moved where
+    that can be known: also a retraining that could not begin is refused here and not after the search.
+    """
+    files = RunDir(Path(run)).files_for_search()
+    reporter = reporter or SilentReporter()
     device = prepare_torch(job)
-    strategy = make_strategy(job, read_data(job), device)
+    data = read_data(job)
+    strategy = make_strategy(job, data, device)
+    if fresh or not files.is_started():
+        _check_retraining(job, data, device, strategy)
+    _begin_afresh(files, fresh, reporter)
     outcome = engine.run(
         strategy,
         files,
         kind="search",
-        reporter=reporter or SilentReporter(),
+        reporter=reporter,
         max_minutes=max_minutes,
         stop=stop,
         fingerprint=fingerprint(job, "search"),
@@ -111,22 +200,37 @@ def search(
     if outcome.status != "finished":
         return Run(outcome, files, None)
     genotype = strategy.derive()
-    about = {"strategy": job.search.strategy, "seed": job.seed, "data": job.data.name, "rounds": outcome.rounds_done}
-    atomic.write_text(files.genotype, genotype.to_json(about))
+    about_it = {"strategy": job.search.strategy, "seed": job.seed, "data": job.data.name, "rounds": outcome.rounds_done}
+    atomic.write_text(files.genotype, genotype.to_json(about_it))
     return Run(outcome, files, genotype)
+
+
+def _check_retraining(job: Job, data: Dataset, device: torch.device, strategy: Strategy) -> None:
+    """Make a retraining and drop it: a search takes hours, and what follows shall not fail for a word in the job."""
+    genotype = random_genotype(job)
+    if job.retrain.init_from_search:
+        _check_equal_sizes(job, job)
+        _weights_of(strategy, genotype, job)
+    make_retraining(job, genotype, data, device)
+
+
+def _begin_afresh(files: RunFiles, fresh: bool, reporter: Reporter) -> None:
+    moved = files.fresh() if fresh else None
+    if moved is not None:
+        reporter.message(f"what was in {files.folder} is kept in {moved}")
 
 
 def job_of(files: RunFiles) -> Job:
     """The job that a run was started with."""
     if not files.job.exists():
         raise BnasError(f"{files.folder} is not a run: it has no {files.job.name}")
-    return make_job(read_yaml(files.job), str(files.job))
+    return make_job(read_yaml(files.job) or {}, str(files.job))
 
 
 def retrain(
     job: Job,
     genotype: Genotype,
-    run: Path,
+    run: Path | str,
     *,
     id: str | None = None,
     fresh: bool = False,
@@ -136,47 +240,30 @@ def retrain(
 ) -> Run:
     """Train the network of `genotype` from its start in `run`/retrain-<id>; at the end checkpoint.pt is complete.
 
-    `id`: by default the scheme and the seed, so that several of them do not overwrite each other.
+    `id`: by default the scheme and the seed, so that several of them do not overwrite each other. The rest is as in
+    `search`; `genotype` may be of any space, and `run` need not hold a search unless `retrain.init_from_search` is set.
     """
+    run = Path(run)
     space = space_of(genotype)
-    files = RunDir(run).files_for_retrain(id or f"{job.retrain.scheme}-seed{job.seed}")
-    if fresh:
-        files.fresh()
+    files = RunDir(run).files_for_retrain(id if id is not None else f"{job.retrain.scheme}-seed{job.seed}")
+    reporter = reporter or SilentReporter()
     device = prepare_torch(job)
     data = read_data(job)
-    part = job.retrain
-    spec = job.spec(part, data.input_shape, data.num_classes)
-    card = NetworkCard(genotype, spec, data.classes, Normalization.of(data.train), job.data.name)
-    work = Retraining(
-        card.build,
-        plan_stages(
-            part.scheme,
-            part.scheme_options,
-            part.recipe.epochs,
-            mode=part.stages,
-            first_weight_decay=part.first_stage_weight_decay,
-        ),
-        part.recipe,
-        train=data.train,
-        normalization=card.normalization,
-        seed=seeding.derive(job.seed, "retrain"),
-        augmentation=part.augmentation,
-        device=device,
-        round_steps=part.round_steps or None,
-        initial=_searched_weights(job, genotype, run) if part.init_from_search else None,
-    )
+    initial = _searched_weights(job, genotype, run) if job.retrain.init_from_search else None
+    work = make_retraining(job, genotype, data, device, initial)
+    _begin_afresh(files, fresh, reporter)
     outcome = engine.run(
-        DescribedRetraining(work, card),
+        work,
         files,
         kind="retrain",
-        reporter=reporter or SilentReporter(),
+        reporter=reporter,
         max_minutes=max_minutes,
         stop=stop,
         fingerprint={**fingerprint(job, "retrain"), "genotype": genotype.content_digest},
         may_change=MAY_CHANGE,
         memory_keys=MEMORY_KEYS["retrain"],
         job_text=job_text(job),
-        title=f"retrain {space.name} {space.digest(genotype)} under {part.scheme}",
+        title=f"retrain {space.name} {space.digest(genotype)} under {job.retrain.scheme}",
     )
     atomic.write_text(files.genotype, genotype.to_json())
     return Run(outcome, files, genotype)
@@ -187,51 +274,55 @@ def _searched_weights(job: Job, genotype: Genotype, run: Path) -> dict[str, torc
     files = RunDir(run).files_for_search()
     found = saved.read(files, kind="search")
     if found is None:
-        raise BnasError(f"retrain.init_from_search: {files.checkpoint} is not there; search in {run} first")
+        raise JobError(f"retrain.init_from_search: {files.checkpoint} is not there; search in {run} first")
     searched = job_of(files)
-    differing = {
-        key: (searched.search.size.get(key), job.retrain.size.get(key))
-        for key in searched.search.size
-        if searched.search.size.get(key) != job.retrain.size.get(key) and key != "auxiliary"
-    }
-    if differing:
-        listed = "; ".join(f"{key}: searched with {a}, retrained with {b}" for key, (a, b) in differing.items())
-        raise BnasError(f"retrain.init_from_search needs equal sizes. {listed}")
+    _check_equal_sizes(searched, job)
     strategy = make_strategy(searched, read_data(searched), torch.device("cpu"))
     strategy.load_state_dict(found.state)
+    return _weights_of(strategy, genotype, searched)
+
+
+def _weights_of(strategy: Strategy, genotype: Genotype, job: Job) -> dict[str, torch.Tensor]:
     weights = strategy.weights_for(genotype)
     if weights is None:
-        raise BnasError(f"retrain.init_from_search: strategy {searched.search.strategy} keeps no shared weights")
+        raise JobError(f"retrain.init_from_search: strategy {job.search.strategy} keeps no shared weights")
     return weights
 
 
-def genotype_of_round(files: RunFiles, number: int | None) -> Genotype:
+def _check_equal_sizes(searched: Job, retrained: Job) -> None:
+    """`JobError` unless the weights of the search's networks fit those of the retraining; the auxiliary head is extra."""
+    before, after = searched.search.size, retrained.retrain.size
+    differing = [key for key in before if before[key] != after.get(key) and key != "auxiliary"]
+    if differing:
+        listed = "; ".join(f"{key}: searched with {before[key]}, retrained with {after.get(key)}" for key in differing)
+        raise JobError(f"retrain.init_from_search needs equal sizes. {listed}")
+
+
+def genotype_of_round(files: RunFiles, number: int | None = None) -> Genotype:
     """The genotype of a finished search, or the one that stood after round `number` of its history."""
+    if not files.is_started() and not files.genotype.exists():
+        raise BnasError(f"{files.folder} is not a run: it has no {files.job.name} and no {files.genotype.name}")
     if number is None:
         if not files.genotype.exists():
-            raise BnasError(
-                f"{files.genotype} is not there yet: the search has not finished (--round N gives that of a round)"
-            )
-        with atomic.explaining("read", files.genotype):
-            return Genotype.from_json(files.genotype.read_text())
-    job = job_of(files)
-    records = _records(files)
+            raise BnasError(_unfinished(files))
+        return read_genotype(files.genotype)
+    records = [record for record in History(files.history).read() if "genotype" in record]
     for record in records:
         if record.get("round") == number:
-            return job.make_space().genotype(record["genotype"])
-    raise BnasError(f"{files.history} has rounds 1 to {len(records)}; there is no round {number}")
+            return job_of(files).make_space().genotype(record["genotype"])
+    there = f"rounds 1 to {len(records)}" if records else "no genotypes of rounds"
+    raise BnasError(f"there is no round {number}: {files.history} has {there}")
 
 
-def _records(files: RunFiles) -> Sequence[dict[str, Any]]:
-    from bnas.history import History
-
-    return History(files.history).read()
+def _unfinished(files: RunFiles) -> str:
+    rounds = len(History(files.history).read())
+    now = f", or take what stands now: bnas export {files.folder} --what genotype --round {rounds} --to genotype.json"
+    return (
+        f"the search in {files.folder} is not finished (rounds done: {rounds}): {files.genotype.name} is not there yet. "
+        f"Go on with it by the command that began it{now if rounds else ''}"
+    )
 
 
 def random_genotype(job: Job, *address: object) -> Genotype:
     """A genotype of the job's space, drawn uniformly and fixed by the job's seed."""
     return job.make_space().random(seeding.numpy_generator(job.seed, "random-genotype", *address))
-
-
-def as_json(content: Any) -> str:
-    return json.dumps(content, indent=2) + "\n"

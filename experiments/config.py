@@ -1,58 +1,88 @@
 """A job: what is searched, on which data, by which strategy, and how the winner is retrained. Frozen and checked."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from bnas import strict
-from bnas.binary import make_scheme
+from bnas.binary import SCHEMES, make_scheme
 from bnas.data import READERS, Augmentation
 from bnas.errors import BnasError, nearest
-from bnas.options import check_number, describe, option
+from bnas.options import check_number, option
 from bnas.space import NetSpec, SearchSpace
 from bnas.training.recipe import Recipe
-from bnas.training.retraining import STAGE_MODES, plan_stages
+from bnas.training.retraining import STAGE_MODES, Stage, plan_stages
 from experiments import yaml_file
-from search_spaces import make_space
+from search_spaces import SPACES, make_space
 from strategies import STRATEGIES
 
 Table = Mapping[str, Any]
+T = TypeVar("T")
+
+# torch takes any number of threads and dies of too many.
+MOST_THREADS = 1024
+
+
+class JobError(BnasError):
+    """What a key of the job asks for cannot be had here; the message starts with the key.
+
+    Whoever knows the file that the job was read from puts its name in front (`within`).
+    """
+
+
+@contextlib.contextmanager
+def about(key: str) -> Iterator[None]:
+    """Turn a `BnasError` of the block into a `JobError` that names `key`."""
+    try:
+        yield
+    except BnasError as error:
+        raise JobError(f"{key}: {error}") from None
+
+
+def setting(default: T, help: str) -> T:
+    """A field that no paper could have given: where things run and lie, not how a method works."""
+    return field(default=default, metadata=_help(help))
+
+
+def _help(text: str) -> Table:
+    return {"help": text}
 
 
 @dataclass(frozen=True)
 class DataJob:
     """Which images."""
 
-    name: str = option("digits", "a data set by name", "ours", choices=tuple(READERS))
-    path: str | None = option(None, "folder or file that it is read from; digits need none", "ours")
-    options: Table = field(default_factory=dict)
+    name: str = setting("digits", f"a data set: {', '.join(READERS)}")
+    path: str | None = setting(None, "folder or file that it is read from; digits need none")
+    options: Table = field(default_factory=dict, metadata=_help("options of its reader"))
 
 
 @dataclass(frozen=True)
 class SpaceJob:
     """Which architectures."""
 
-    name: str = option("bats", "a search space by name", "ours")
-    args: Table = field(default_factory=dict)
+    name: str = setting("bats", "a search space")
+    args: Table = field(default_factory=dict, metadata=_help("its arguments, which change what there is to decide"))
 
 
 @dataclass(frozen=True)
 class SearchJob:
     """How the space is searched. `options` are the strategy's, `size` the space's."""
 
-    strategy: str = option("darts", "a strategy by name", "ours", choices=tuple(STRATEGIES))
-    options: Table = field(default_factory=dict)
+    strategy: str = setting("darts", f"a strategy: {', '.join(STRATEGIES)}")
+    options: Table = field(default_factory=dict, metadata=_help("options of the strategy"))
     scheme: str = option("binary-activations", "what is binary while searching", "paper")
-    scheme_options: Table = field(default_factory=dict)
-    size: Table = field(default_factory=dict)
+    scheme_options: Table = field(default_factory=dict, metadata=_help("options of the scheme"))
+    size: Table = field(default_factory=dict, metadata=_help("how large the super-network is"))
     batch_size: int = option(64, "images a step, of each half", "code")
     train_fraction: float = option(0.5, "share of the training split that trains weights; the rest judges", "code")
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation = field(default_factory=Augmentation, metadata=_help("how training images are varied"))
 
 
 @dataclass(frozen=True)
@@ -60,30 +90,32 @@ class RetrainJob:
     """How a found architecture is trained from its start."""
 
     scheme: str = option("bats", "how weights and activations are binarized", "paper")
-    scheme_options: Table = field(default_factory=dict)
-    size: Table = field(default_factory=dict)
-    recipe: Recipe = field(default_factory=Recipe)
+    scheme_options: Table = field(default_factory=dict, metadata=_help("options of the scheme"))
+    size: Table = field(default_factory=dict, metadata=_help("how large the found network is built"))
+    recipe: Recipe = field(default_factory=Recipe, metadata=_help("how it is trained"))
     stages: str = option(
         "auto", "two: real weights first; one: joint; auto: two from 100 epochs on", "ours", choices=STAGE_MODES
     )
     first_stage_weight_decay: float = option(1e-5, "of the real weights, in the first of two stages", "ours")
     init_from_search: bool = option(False, "start from the super-network's weights (needs equal sizes)", "ours")
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    round_steps: int = option(0, "steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
+    augmentation: Augmentation = field(default_factory=Augmentation, metadata=_help("how training images are varied"))
+    round_steps: int = setting(0, "steps between two checkpoints; 0: an epoch, at most 200 steps")
 
 
 @dataclass(frozen=True)
 class Job:
     """Everything that `bnas search` and `bnas retrain` need to know."""
 
-    seed: int = option(0, "one seed for everything random", "ours")
-    device: str = option("auto", "auto (cuda where there is one), cpu, cuda, cuda:1", "ours")
-    deterministic: bool = option(False, "on CUDA: only operations that repeat bit for bit", "ours")
-    threads: int = option(0, "CPU threads; 0: as many as torch takes", "ours")
-    data: DataJob = field(default_factory=DataJob)
-    space: SpaceJob = field(default_factory=SpaceJob)
-    search: SearchJob = field(default_factory=SearchJob)
-    retrain: RetrainJob = field(default_factory=RetrainJob)
+    seed: int = setting(0, "one seed for everything random")
+    device: str = setting("auto", "auto (cuda where there is one), cpu, cuda, cuda:1")
+    deterministic: bool = setting(False, "on CUDA: only operations that repeat bit for bit")
+    threads: int = setting(0, "CPU threads; 0: as many as torch takes")
+    data: DataJob = field(default_factory=DataJob, metadata=_help("which images"))
+    space: SpaceJob = field(default_factory=SpaceJob, metadata=_help("which architectures"))
+    search: SearchJob = field(default_factory=SearchJob, metadata=_help("how the space is searched"))
+    retrain: RetrainJob = field(
+        default_factory=RetrainJob, metadata=_help("how a found architecture is trained from its start")
+    )
 
     def make_space(self) -> SearchSpace:
         return make_space(self.space.name, self.space.args)
@@ -115,89 +147,109 @@ def _is_yaml(entry: Any) -> bool:
 def find_job(name_or_path: str) -> Path:
     """A YAML file, or a shipped job by its name."""
     path = Path(name_or_path)
-    if path.is_file():
-        return path
     jobs = shipped_jobs()
-    if name_or_path in jobs:
+    # A run's folder may have the name of the job that it runs.
+    if name_or_path in jobs and not path.is_file():
         return jobs[name_or_path]
+    if path.is_dir():
+        raise BnasError(f"{path} is a folder; a job is a YAML file, such as the job.yaml in the folder of a run")
+    if path.exists():
+        return path
     looks_like_file = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
-    what = f"there is no file {path}, and" if looks_like_file else f"'{name_or_path}' is neither a file nor a job;"
-    near = nearest(path.stem if looks_like_file else name_or_path, jobs)
-    raise BnasError(f"{what} bnas ships the jobs {', '.join(jobs)}.{near}")
+    what = f"there is no file {path}" if looks_like_file else f"'{name_or_path}' is neither a file nor a shipped job"
+    raise BnasError(f"{what}; bnas ships the jobs {', '.join(jobs)}.{nearest(path.stem, jobs)}")
 
 
 def load_job(name_or_path: str, settings: Sequence[str] = ()) -> Job:
     """The job of that file or name, with `key=value` settings applied, checked as a whole and completed."""
     path = find_job(name_or_path)
     content = yaml_file.read(path)
-    if content is None:
-        content = {}
+    # A file of comments only is a job of defaults.
+    content = {} if content is None else content
     if not isinstance(content, dict):
-        raise BnasError(f"{path}: a job is a table of keys and values, got {type(content).__name__}")
-    for setting in settings:
-        apply_setting(content, setting)
-    return make_job(content, str(path))
+        raise BnasError(f"{path}: a job is a table of keys and values, found {strict.shown(content)}")
+    for assignment in settings:
+        _apply(content, assignment)
+    return make_job(content, " ".join([str(path), *(f"--set {assignment}" for assignment in settings)]))
 
 
-def apply_setting(content: dict[str, Any], setting: str) -> None:
+def _apply(content: dict[str, Any], assignment: str) -> None:
     """Change nested `content` by `section.key=value`; the value is read as YAML."""
-    key, equals, text = setting.partition("=")
+    key, equals, text = assignment.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise BnasError(f"--set {setting}: expected section.key=value, such as search.options.epochs=5")
+        raise BnasError(f"--set {assignment}: expected section.key=value, such as search.options.epochs=5")
     table = content
-    for part in parts[:-1]:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise BnasError(f"--set {setting}: '{part}' is a value, not a table of keys")
-        table = inner
-    table[parts[-1]] = yaml_file.parse(text, f"--set {key}")
+    for depth, name in enumerate(parts[:-1], 1):
+        inner = table.get(name)
+        if not isinstance(inner, dict | None):
+            place = ".".join(parts[:depth])
+            raise BnasError(f"--set {assignment}: '{place}' is the value {strict.shown(inner)}, not a table of keys")
+        table[name] = {} if inner is None else inner
+        table = table[name]
+    table[parts[-1]] = yaml_file.parse(text, f"--set {assignment}")
 
 
-def make_job(content: Table, where: str) -> Job:
-    """A checked job from nested plain values, with every option of its strategy and sizes filled in."""
-    job = strict.build(Job, content, where)
+def make_job(content: Table, where: str = "") -> Job:
+    """A checked job from nested plain values, with every option of its strategy, space and sizes filled in.
+
+    `BnasError` names `where` (the file that the values are from, if any) and the key.
+    """
     try:
-        return _completed(job)
+        return _completed(strict.build(Job, content))
     except BnasError as error:
-        raise error.within(where) from None
+        raise BnasError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _completed(job: Job) -> Job:
+    check_number("threads", job.threads, at_least=0, at_most=MOST_THREADS, whole=True)
     check_number("search.batch_size", job.search.batch_size, at_least=1, whole=True)
     check_number("search.train_fraction", job.search.train_fraction, above=0, below=1)
     check_number("retrain.round_steps", job.retrain.round_steps, at_least=0, whole=True)
     check_number("retrain.first_stage_weight_decay", job.retrain.first_stage_weight_decay, at_least=0)
-    check_number("threads", job.threads, at_least=0, whole=True)
-    READERS[job.data.name]
-    space = _at("space", job.make_space)
-    parts: dict[str, Any] = {}
+    with about("data.name"):
+        READERS[job.data.name]
+    with about("space.name"):
+        SPACES[job.space.name]
+    with about("space.args"):
+        space = job.make_space()
+    with about("search.strategy"):
+        strategy = STRATEGIES[job.search.strategy]
+    options = strict.build(strategy.options, job.search.options, key="search.options")
     for name, part in (("search", job.search), ("retrain", job.retrain)):
-        _at(f"{name}.scheme", lambda part=part: make_scheme(part.scheme, part.scheme_options))
-        start = {} if name == "search" else dict(space.retrain_size)
-        size = strict.build(space.size_class, {**start, **part.size}, f"{name}.size")
-        parts[name] = dataclasses.replace(part, size=dataclasses.asdict(size))
-    entry = _at("search.strategy", lambda: STRATEGIES[job.search.strategy])
-    options = strict.build(entry.options, job.search.options, "search.options")
-    parts["search"] = dataclasses.replace(parts["search"], options=dataclasses.asdict(options))
-    retrain = job.retrain
-    _at(
-        "retrain.stages",
-        lambda: plan_stages(retrain.scheme, retrain.scheme_options, retrain.recipe.epochs, mode=retrain.stages),
+        with about(f"{name}.scheme"):
+            SCHEMES[part.scheme]
+        with about(f"{name}.scheme_options"):
+            make_scheme(part.scheme, part.scheme_options)
+    sizes = [
+        strict.build(space.size_class, {**start, **part.size}, key=f"{name}.size")
+        for name, part, start in (("search", job.search, {}), ("retrain", job.retrain, space.retrain_size))
+    ]
+    with about("retrain.stages"):
+        plan_retraining(job)
+    return dataclasses.replace(
+        job,
+        space=dataclasses.replace(job.space, args=dict(space.args)),
+        search=dataclasses.replace(job.search, options=dataclasses.asdict(options), size=dataclasses.asdict(sizes[0])),
+        retrain=dataclasses.replace(job.retrain, size=dataclasses.asdict(sizes[1])),
     )
-    return dataclasses.replace(job, **parts)
 
 
-def _at(key: str, action: Any) -> Any:
-    try:
-        return action()
-    except BnasError as error:
-        raise error.within(key) from None
+def plan_retraining(job: Job) -> tuple[Stage, ...]:
+    """The stages of the job's retraining."""
+    part = job.retrain
+    return plan_stages(
+        part.scheme,
+        part.scheme_options,
+        part.recipe.epochs,
+        mode=part.stages,
+        first_weight_decay=part.first_stage_weight_decay,
+    )
 
 
 def strategy_options(job: Job) -> Any:
     """The options of the job's strategy as their dataclass."""
-    return strict.build(STRATEGIES[job.search.strategy].options, job.search.options, "search.options")
+    return strict.build(STRATEGIES[job.search.strategy].options, job.search.options, key="search.options")
 
 
 def fingerprint(job: Job, part: str) -> dict[str, Any]:
@@ -215,47 +267,6 @@ def _flat(table: Table, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
-def job_text(job: Job, *, explained: bool = False) -> str:
-    """The job as YAML that `load_job` reads back.
-
-    Each default that the papers do not give is marked as ours; `explained` adds what each key means.
-    """
-    return "\n".join(_lines(job, _dataclasses_of(job), "", 0, explained)) + "\n"
-
-
-def _dataclasses_of(job: Job) -> dict[str, type]:
-    """Which dataclass explains a table of the job that is a plain mapping."""
-    size = job.make_space().size_class
-    options = STRATEGIES[job.search.strategy].options
-    return {"search.options": options, "search.size": size, "retrain.size": size}
-
-
-def _lines(value: Any, explains: Mapping[str, type], path: str, depth: int, explained: bool) -> Iterator[str]:
-    cls = explains.get(path, type(value))
-    described = {entry.name: entry for entry in describe(cls)} if dataclasses.is_dataclass(cls) else {}
-    items = value.items() if isinstance(value, Mapping) else ((f.name, getattr(value, f.name)) for f in _fields(value))
-    indent = "  " * depth
-    for key, entry in items:
-        inner = f"{path}.{key}" if path else key
-        if (isinstance(entry, Mapping) and entry) or dataclasses.is_dataclass(entry):
-            yield f"{indent}{key}:"
-            yield from _lines(entry, explains, inner, depth + 1, explained)
-            continue
-        comment = _comment(described[key], entry, explained) if key in described else ""
-        yield f"{indent}{key}: {yaml_file.scalar(entry)}{comment}"
-
-
-def _fields(value: Any) -> tuple[Any, ...]:
-    return dataclasses.fields(value)
-
-
-def _comment(entry: Any, value: Any, explained: bool) -> str:
-    ours = value == entry.default and entry.origin == "ours"
-    if explained:
-        return f"  # {entry.help}{' [our default, not the paper' + chr(39) + 's]' if ours else ''}"
-    return "  # our default, not the paper's" if ours else ""
-
-
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `BnasError` says which there are when it is not one of them."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -263,5 +274,5 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if count else "cpu")
     there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
     if name not in there:
-        raise BnasError(f"device: there is no '{name}' here; there is auto, {', '.join(there)}")
+        raise JobError(f"device: there is no '{name}' here; there is auto, {', '.join(there)}")
     return torch.device(name)

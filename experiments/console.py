@@ -118,7 +118,8 @@ class Counter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        if self._task is not None:
+            self._progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
         if self._task is not None:
@@ -178,7 +179,7 @@ def size(value: float) -> str:
 
 def print_cost(cost: "NetworkCost") -> None:
     """The table of `bnas summary`: one line a layer that has weights, below the block it is in, and the totals."""
-    columns = ("layer", "output CxHxW", "real MACs", "binary MACs", "1 bit", "32 bits")
+    columns = ("layer", "output", "real MACs", "binary MACs", "1-bit bytes", "32-bit bytes")
     made = Table(box=None, pad_edge=False, header_style="dim")
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)

@@ -1,6 +1,6 @@
 """The steps after training: export, verify, evaluate, predict."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ from torch import Tensor
 
 import bnas
 from bnas import atomic
-from bnas.data import Batches, Dataset, ImageSet
+from bnas.data import Dataset, ImageSet
 from bnas.deploy import file
 from bnas.deploy.pack import export
-from bnas.deploy.runtime import PackedNetwork
 from bnas.deploy.verify import VerifyReport, verify
 from bnas.errors import BnasError
 from bnas.rundir import RunFiles
-from bnas.training.metrics import accuracy
 from experiments.api import job_of, read_data
 from experiments.network import TrainedNetwork, find_trained, load_trained
 
 # Enough to compare every layer on; the parity of a layer does not depend on what the images show.
 VERIFY_IMAGES = 64
+EVALUATE_AT_ONCE = 64
+
+Progress = Callable[[int, int], None]
+"""Told how many images are done, of how many."""
 
 
 def is_packed_file(path: Path) -> bool:
@@ -52,12 +54,28 @@ def export_packed(path: Path, to: Path | None = None) -> tuple[Path, file.Packed
 
 
 def verify_packed(path: Path, checkpoint: Path | None = None) -> tuple[VerifyReport, str]:
-    """Compare a packed file with the network that was trained, and say on which images."""
+    """Compare a packed file with the network that was trained, and say on which images.
+
+    `checkpoint`: of the trained network, or its folder; by default beside the file.
+    """
     packed = bnas.load(path)
-    files = find_trained(checkpoint or path.parent)
+    files = (
+        _beside(path, "name the trained network by --checkpoint") if checkpoint is None else find_trained(checkpoint)
+    )
     trained = load_trained(files)
     images, what = _images_to_verify(files, trained)
-    return verify(trained.model, packed, images), what
+    try:
+        return verify(trained.model, packed, images), what
+    except BnasError as error:
+        raise error.within(f"{path} and {files.checkpoint}") from None
+
+
+def _beside(packed: Path, otherwise: str) -> RunFiles:
+    """The retraining in whose folder the packed file lies."""
+    try:
+        return find_trained(packed.parent)
+    except BnasError as error:
+        raise BnasError(f"{error} ({otherwise})") from None
 
 
 def _images_to_verify(files: RunFiles, trained: TrainedNetwork) -> tuple[Tensor, str]:
@@ -75,7 +93,7 @@ def _images_to_verify(files: RunFiles, trained: TrainedNetwork) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on the test split; `note` when the network was not fully trained."""
+    """Accuracy on the test split; `note` when the network was not fully trained, or on other classes."""
 
     accuracy: float
     images: int
@@ -93,36 +111,58 @@ class Evaluation:
         }
 
 
-def test_images(path: Path, data: Dataset | None) -> ImageSet:
-    """The test split: of `data` where given, else of the job that lies beside `path`."""
-    if data is None:
-        data = read_data(job_of(find_trained(path.parent if is_packed_file(path) else path)))
-    return data.test
+def evaluate(
+    path: Path, data: Dataset | None = None, limit: int | None = None, *, progress: Progress = lambda done, total: None
+) -> Evaluation:
+    """Test accuracy of a packed file, by the packed runtime, or of a trained checkpoint, by torch.
 
-
-def evaluate(path: Path, data: Dataset | None = None, limit: int | None = None) -> Evaluation:
-    """Test accuracy of a packed file, by the packed runtime, or of a trained checkpoint, by torch."""
-    test = test_images(path, data)
+    `data`: by default that of the job beside the file. `limit`: only the first so many test images.
+    """
     if is_packed_file(path):
         network = bnas.load(path)
-        return _evaluate_packed(network, test, limit)
-    trained = load_trained(find_trained(path))
-    batches = Batches(test, 256, seed=0, normalization=trained.card.normalization)
-    return Evaluation(
-        accuracy(trained.model, batches, limit),
-        min(limit or len(test), len(test)),
-        len(trained.card.classes),
-        "trained, torch",
-        trained.note,
-    )
+        if data is None:
+            data = read_data(job_of(_beside(path, "name the images by --data")))
+        notes = [_compared(path, network.program.input_shape, network.classes, data)]
+        what = f"packed, {network.backend}"
+        right = _right(lambda images: torch.as_tensor(network.predict(images)), data.test, limit, progress)
+        classes = len(network.classes)
+    else:
+        files = find_trained(path)
+        trained = load_trained(files)
+        card = trained.card
+        data = read_data(job_of(files)) if data is None else data
+        notes = [_compared(path, card.spec.input_shape, card.classes, data), trained.note]
+        what, classes = "trained, torch", len(card.classes)
+        right = _right(lambda images: trained.model(card.normalization.apply(images)), data.test, limit, progress)
+    count = min(limit or len(data.test), len(data.test))
+    return Evaluation(right / count, count, classes, what, "; ".join(filter(None, notes)) or None)
 
 
-def _evaluate_packed(network: PackedNetwork, test: ImageSet, limit: int | None) -> Evaluation:
+def _compared(path: Path, shape: tuple[int, int, int], classes: tuple[str, ...], data: Dataset) -> str | None:
+    """A note where the classes are called otherwise; `BnasError` where images or classes are not those of the network."""
+    mine, given = " x ".join(map(str, shape)), " x ".join(map(str, data.input_shape))
+    if mine != given:
+        raise BnasError(f"{path} takes images of {mine}; those of data set '{data.name}' are {given}")
+    if len(classes) != data.num_classes:
+        raise BnasError(f"{path} knows {len(classes)} classes; data set '{data.name}' has {data.num_classes}")
+    differing = [(a, b) for a, b in zip(classes, data.classes, strict=True) if a != b]
+    if not differing:
+        return None
+    (a, b), count = differing[0], len(differing)
+    return f"{count} of {len(classes)} classes have other names than in the training: '{a}' is '{b}' in the data"
+
+
+@torch.no_grad()
+def _right(network: Callable[[Tensor], Tensor], test: ImageSet, limit: int | None, progress: Progress) -> int:
+    """How many of the first `limit` test images the network classifies as labelled."""
     count = min(limit or len(test), len(test))
-    right = 0
-    for images, labels in zip(test.images[:count].split(64), test.labels[:count].split(64), strict=True):
-        right += int((network.predict(images).argmax(1) == labels).sum())
-    return Evaluation(right / count, count, len(network.classes), f"packed, {network.backend}", None)
+    right = done = 0
+    pairs = (test.images[:count].split(EVALUATE_AT_ONCE), test.labels[:count].split(EVALUATE_AT_ONCE))
+    for images, labels in zip(*pairs, strict=True):
+        right += int((network(images).argmax(1) == labels).sum())
+        done += len(labels)
+        progress(done, count)
+    return right
 
 
 def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
@@ -134,12 +174,14 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
     try:
         with atomic.explaining("read", path), Image.open(path) as opened:
             image = opened.convert(modes[channels])
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise BnasError(f"{path} is not an image, or of a kind that cannot be read") from None
+    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise BnasError(f"{path} is not an image that can be read: {error}") from None
     if image.size != (width, height):
         if not resize:
             raise BnasError(
-                f"{path} has {image.size[1]} x {image.size[0]} pixels and the network takes {height} x {width}; "
+                f"{path} is {image.size[1]} pixels high and {image.size[0]} wide, the network takes {height} x {width}; "
                 f"--resize fits it"
             )
         image = image.resize((width, height), Image.Resampling.BILINEAR)

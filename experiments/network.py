@@ -1,5 +1,7 @@
 """A trained network as its checkpoint tells it: genotype, spec, classes, normalization, weights."""
 
+import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from bnas import saved
 from bnas.data import Normalization
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
-from bnas.rundir import RunFiles
+from bnas.rundir import RunDir, RunFiles
 from bnas.space import NetSpec
 from bnas.training.retraining import Retraining
 from search_spaces import space_of
@@ -94,15 +96,17 @@ def load_trained(files: RunFiles) -> TrainedNetwork:
     """The network of a retraining's checkpoint, as far as it is trained."""
     found = saved.read(files, kind="retrain")
     if found is None:
-        raise BnasError(f"{files.checkpoint}: there is no such checkpoint; `bnas retrain` makes it")
+        raise BnasError(f"there is no checkpoint {files.checkpoint}; `bnas retrain {files.folder.parent}` makes it")
     state = found.state
     try:
         card = NetworkCard.from_dict(state["network"])
         model = card.build(state["network"]["scheme"], state["network"]["scheme_options"])
         weights: Mapping[str, Tensor] = state["trainer"]["ema"] or state["trainer"]["model"]
         model.load_state_dict(dict(weights))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise BnasError(f"{files.checkpoint} does not hold a network that can be built: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, BnasError) as error:
+        # torch lists every tensor that differs, over many lines.
+        said = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        raise BnasError(f"{files.checkpoint} does not hold a network that can be built ({said})") from error
     note = found.note
     if not found.is_finished:
         note = f"{files.checkpoint}: trained for {found.rounds_done} of {found.rounds_total} rounds"
@@ -110,17 +114,20 @@ def load_trained(files: RunFiles) -> TrainedNetwork:
 
 
 def find_trained(path: Path) -> RunFiles:
-    """The files of the retraining that `path` names: its folder, its checkpoint.pt, or a run with just one."""
-    from bnas.rundir import RunDir
-
-    folder = path.parent if path.name == "checkpoint.pt" else path
-    if folder.name.startswith("retrain-"):
-        return RunDir(folder.parent).files_for_retrain(folder.name.removeprefix("retrain-"))
-    ids = RunDir(folder).retrainings()
+    """The files of the retraining that `path` names: its folder, its checkpoint, or a run with just one."""
+    # "." and ".." have no name to go by.
+    whole = Path(os.path.abspath(path))
+    if whole.is_file():
+        return RunFiles(path.parent, path)
+    if not whole.exists():
+        raise BnasError(f"there is no file or folder {path}")
+    if whole.name.startswith("retrain-"):
+        return RunFiles(path, path / RunDir(whole.parent).files_for_retrain("any").checkpoint.name)
+    run = RunDir(path)
+    ids = run.retrainings()
     if len(ids) == 1:
-        return RunDir(folder).files_for_retrain(ids[0])
+        return run.files_for_retrain(ids[0])
     if ids:
-        raise BnasError(
-            f"{folder} has several retrainings: name one of {', '.join(f'{folder}/retrain-{i}' for i in ids)}"
-        )
-    raise BnasError(f"{folder}: there is no retrained network here; `bnas retrain {folder}` makes one")
+        listed = ", ".join(str(run.files_for_retrain(id).folder) for id in ids)
+        raise BnasError(f"{path} has {len(ids)} retrainings: name one of {listed}")
+    raise BnasError(f"{path}: there is no retrained network here; `bnas retrain {path}` makes one")

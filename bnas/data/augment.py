@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnas.errors import BnasError
+from bnas.options import option
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Augmentation:
     by the edge; it is filled with 0 after normalization, the mean of the training split.
     """
 
-    crop_padding: int = 0
-    flip: bool = False
-    cutout: int = 0
+    crop_padding: int = option(0, "black pixels around an image, of which a window of its size is cut out", "ours")
+    flip: bool = option(False, "mirror half of the images left to right", "ours")
+    cutout: int = option(0, "side in pixels of a square hole", "ours")
 
     def __post_init__(self) -> None:
         for name, pixels in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):

@@ -1,0 +1,329 @@
+"""What the commands of the command line do. Each returns the exit code."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnas import atomic
+from bnas.cost import measure
+from bnas.data import READERS, read
+from bnas.errors import BnasError, check_choice
+from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
+from bnas.rundir import RunDir
+from bnas.space import NetSpec
+from experiments import api, deployment
+from experiments.config import Job, JobError, load_job, make_job, shipped_jobs
+from experiments.console import Counter, facts, fail, make_reporter, print_cost, say, size, table, write_json
+from experiments.genotype_formats import format_for, read_genotype, write_genotype
+from experiments.job_text import job_text, our_defaults
+from experiments.network import find_trained, load_trained
+from experiments.plot import draw_genotype, save_figure
+from experiments.yaml_file import scalar
+from search_spaces import SPACES, space_of
+from strategies import STRATEGIES
+
+DONE, DIFFERENT, STOPPED = 0, 1, 3
+MOST_CLASSES_SHOWN = 10
+BINARY_FORMATS = ("png",)
+
+
+@contextlib.contextmanager
+def _naming(job: str) -> Iterator[None]:
+    """Put the job's file in front of what is wrong with one of its keys."""
+    try:
+        yield
+    except JobError as error:
+        raise error.within(job) from None
+
+
+def _settings(settings: Sequence[str], device: str | None) -> list[str]:
+    return [*settings, *([f"device={device}"] if device else [])]
+
+
+def init(out: Path, space: str, strategy: str, data: str, path: str | None) -> int:
+    if out.exists():
+        raise BnasError(f"{out} exists; name another file, or remove it first")
+    check_choice("search space", space, SPACES)
+    check_choice("strategy", strategy, STRATEGIES)
+    check_choice("data set", data, READERS)
+    content: dict[str, Any] = {
+        "data": {"name": data, "path": path},
+        "space": {"name": space},
+        "search": {"strategy": strategy},
+    }
+    fields = {field.name for field in dataclasses.fields(SPACES[space]().size_class)}
+    if data == "digits" and "auxiliary" in fields:
+        # The auxiliary head does not fit on what is left of 8x8 pixels.
+        content["retrain"] = {"size": {"auxiliary": False}}
+    job = make_job(content, "bnas init")
+    atomic.write_text(out, f"# A job of bnas. Run it with: bnas search {out}\n{job_text(job, explained=True)}")
+    say(f"wrote {out}; next: bnas search {out} --run runs/{out.stem}")
+    return DONE
+
+
+def search(
+    job: str,
+    settings: Sequence[str],
+    run: Path | None,
+    fresh: bool,
+    device: str | None,
+    max_minutes: float | None,
+    json_file: Path | None,
+    again: str,
+) -> int:
+    folder = run or Path("runs") / Path(job).stem
+    loaded = load_job(job, _settings(settings, device))
+    with _naming(job):
+        done = api.search(loaded, folder, fresh=fresh, reporter=make_reporter("val_accuracy"), max_minutes=max_minutes)
+    found: dict[str, Any] = {}
+    if done.genotype is not None:
+        found = _described(done.genotype)
+        facts([("found", done.files.genotype), *found.items()])
+        say(f"next: bnas retrain {folder}")
+    content = {**_outcome(done), **found, "genotype": done.genotype and done.genotype.to_dict()}
+    return _end(done, content, json_file, again)
+
+
+def _described(genotype: Genotype) -> dict[str, Any]:
+    space = space_of(genotype)
+    facts_of_it = {key: round(value, 4) for key, value in space.facts(genotype).items()}
+    return {"space": genotype.space, "digest": space.digest(genotype), **facts_of_it}
+
+
+def _outcome(done: api.Run) -> dict[str, Any]:
+    outcome = done.outcome
+    return {"status": outcome.status, "rounds_done": outcome.rounds_done, "rounds_total": outcome.rounds_total}
+
+
+def _end(done: api.Run, content: Mapping[str, Any], json_file: Path | None, again: str) -> int:
+    """The last words of a search or a retraining, and its exit code."""
+    if json_file is not None:
+        write_json(json_file, content)
+    if done.finished:
+        return DONE
+    say(f"to go on: {again}")
+    return STOPPED
+
+
+def retrain(
+    source: Path,
+    job: str | None,
+    settings: Sequence[str],
+    run: Path | None,
+    id: str | None,
+    fresh: bool,
+    device: str | None,
+    max_minutes: float | None,
+    json_file: Path | None,
+    again: str,
+) -> int:
+    genotype, job_file, folder = _genotype_job_folder(source, job)
+    loaded = load_job(job_file, _settings(settings, device))
+    with _naming(job_file):
+        done = api.retrain(
+            loaded,
+            genotype,
+            run or folder,
+            id=id,
+            fresh=fresh,
+            reporter=make_reporter("accuracy"),
+            max_minutes=max_minutes,
+        )
+    history = done.history()
+    content = {
+        **_outcome(done),
+        "last_round": history[-1] if history else None,
+        "checkpoint": str(done.files.checkpoint),
+    }
+    if done.finished:
+        say(f"wrote {done.files.checkpoint}; next: bnas export {done.files.folder}")
+    return _end(done, content, json_file, again)
+
+
+def _genotype_job_folder(source: Path, job: str | None) -> tuple[Genotype, str, Path]:
+    """The genotype of a run folder or of a file, the job to train it with, and the folder of the run."""
+    # The genotype.json of a run stands for the run.
+    if source.is_file() and source == RunDir(source.parent).files_for_search().genotype:
+        source = source.parent if RunDir(source.parent).files_for_search().is_started() else source
+    if source.is_dir():
+        files = RunDir(source).files_for_search()
+        return api.genotype_of_round(files), job or str(files.job), source
+    genotype = read_genotype(source)
+    if job is None:
+        raise BnasError(
+            f"{source} is a genotype without a job: say with which data and recipe to train it, "
+            f"--job FILE or one of {', '.join(shipped_jobs())}"
+        )
+    return genotype, job, Path("runs") / source.stem
+
+
+def _genotype(source: Path, round: int | None) -> Genotype:
+    if not source.is_file():
+        if not source.exists():
+            raise BnasError(f"there is no file or folder {source}")
+        return api.genotype_of_round(RunDir(source).files_for_search(), round)
+    if round is not None:
+        raise BnasError(f"--round chooses a round of a run; {source} is a file with one genotype")
+    return read_genotype(source)
+
+
+def export(
+    source: Path, what: str, to: Path | None, format: str | None, round: int | None, json_file: Path | None
+) -> int:
+    check_choice("thing to export", what, ("packed", "genotype"))
+    if what == "genotype":
+        return _export_genotype(source, to, format, round, json_file)
+    if format is not None or round is not None:
+        raise BnasError("--format and --round choose a genotype; add --what genotype")
+    target, packed = deployment.export_packed(source, to)
+    total, binary = target.stat().st_size, packed.binary_weight_bytes()
+    say(f"wrote {target}: {size(total)}, of it {size(binary)} of binary weights; next: bnas verify {target}")
+    if json_file is not None:
+        write_json(json_file, {"file": str(target), "bytes": total, "binary_weight_bytes": binary})
+    return DONE
+
+
+def _export_genotype(
+    source: Path, to: Path | None, format: str | None, round: int | None, json_file: Path | None
+) -> int:
+    genotype = _genotype(source, round)
+    chosen = format_for(format) if format else (format_for(to) if to is not None else "json")
+    content = write_genotype(space_of(genotype), genotype, chosen)
+    if to is not None:
+        atomic.write_bytes(to, content)
+        say(f"wrote {to}")
+    elif chosen in BINARY_FORMATS and sys.stdout.isatty():
+        raise BnasError(f"a terminal does not show {chosen}: name a file with --to")
+    else:
+        sys.stdout.buffer.write(content)
+    if json_file is not None:
+        write_json(json_file, genotype.to_dict())
+    return DONE
+
+
+def verify(packed: Path, checkpoint: Path | None, json_file: Path | None) -> int:
+    report, what = deployment.verify_packed(packed, checkpoint)
+    first = [] if report.ok else [("first difference", report.first_difference)]
+    facts(
+        [
+            ("verified", "yes" if report.ok else "no"),
+            *first,
+            ("layers equal", f"{sum(layer.equal for layer in report.layers)} of {len(report.layers)}"),
+            ("compared on", what),
+            ("backend", report.backend),
+            ("end to end: equal argmax", f"{report.argmax_equal:.2%}"),
+            ("end to end: flipped signs", f"{report.sign_flips:,} of {report.signs:,}"),
+            ("end to end: largest logit error", f"{report.max_logit_error:.3g}"),
+        ]
+    )
+    if json_file is not None:
+        write_json(json_file, {**report.to_dict(), "compared_on": what})
+    if report.ok:
+        return DONE
+    fail(f"{packed} is not the trained network: {report.first_difference}")
+    return DIFFERENT
+
+
+def evaluate(network: Path, data: str | None, path: str | None, limit: int | None, json_file: Path | None) -> int:
+    if path is not None and data is None:
+        raise BnasError(f"--path {path} needs the kind of data set: --data, one of {', '.join(READERS)}")
+    with Counter("images") as counter:
+        result = deployment.evaluate(network, read(data, path) if data else None, limit, progress=counter)
+    facts(
+        [
+            ("accuracy", f"{result.accuracy:.4f}"),
+            ("test images", f"{result.images:,}"),
+            ("network", result.what),
+            *([("note", result.note)] if result.note else []),
+        ]
+    )
+    if json_file is not None:
+        write_json(json_file, result.to_dict())
+    return DONE
+
+
+def predict(packed: Path, image: Path, resize: bool, json_file: Path | None) -> int:
+    probabilities = deployment.predict(packed, image, resize=resize)
+    shown = list(probabilities.items())[:MOST_CLASSES_SHOWN]
+    table("", ("class", "probability"), [(name, f"{p:.4f}") for name, p in shown])
+    if len(shown) < len(probabilities):
+        say(f"and {len(probabilities) - len(shown)} more classes")
+    if json_file is not None:
+        write_json(json_file, probabilities)
+    return DONE
+
+
+def summary(source: str, job: str | None, settings: Sequence[str], json_file: Path | None) -> int:
+    genotype, spec, loaded, note = _summarized(source, job, settings)
+    cost = measure(space_of(genotype).build(genotype, spec), spec.input_shape)
+    shape = " x ".join(map(str, spec.input_shape))
+    say(f"{genotype.space} under {spec.scheme}, {spec.num_classes} classes, images of {shape}")
+    if note:
+        say(note)
+    print_cost(cost)
+    real = [layer.name for layer in cost.layers if layer.macs_real]
+    say(f"real-valued: {', '.join(real) or 'nothing'}")
+    ours = our_defaults(loaded)
+    if ours:
+        table(
+            "\nour defaults, which the papers do not give",
+            ("key", "value"),
+            [(key, scalar(value)) for key, value in ours.items()],
+        )
+    if json_file is not None:
+        content = {"spec": spec.to_dict(), "genotype": genotype.to_dict(), "note": note, **cost.to_dict()}
+        write_json(json_file, {**content, "real_valued": real, "our_defaults": ours})
+    return DONE
+
+
+def _summarized(source: str, job: str | None, settings: Sequence[str]) -> tuple[Genotype, NetSpec, Job, str | None]:
+    """What `summary` was asked for: an architecture, what its network is for, the job, and a note."""
+    path = Path(source)
+    if path.name == "checkpoint.pt" or path.name.startswith("retrain-"):
+        if settings or job:
+            raise BnasError(f"{source} is trained: --set and --job change nothing about it")
+        files = find_trained(path)
+        card = load_trained(files).card
+        return card.genotype, card.spec, api.job_of(files), None
+    note = None
+    if path.is_dir() or _is_genotype(path):
+        genotype, job_file, _ = _genotype_job_folder(path, job)
+        loaded = load_job(job_file, settings)
+    else:
+        job_file, loaded = source, load_job(source, settings)
+        genotype = api.random_genotype(loaded)
+        note = "an architecture drawn at random stands for the one to be found"
+    with _naming(job_file):
+        data = api.read_data(loaded)
+    return genotype, loaded.spec(loaded.retrain, data.input_shape, data.num_classes), loaded, note
+
+
+def _is_genotype(path: Path) -> bool:
+    """Whether a file is meant as a genotype and not as a job: both may be YAML."""
+    if not path.is_file():
+        return False
+    with atomic.explaining("read", path), path.open("rb") as file:
+        return path.suffix == ".json" or FORMAT.encode() in file.read(LARGEST_FILE_BYTES)
+
+
+def plot(source: Path, to: Path | None, round: int | None) -> int:
+    genotype = _genotype(source, round)
+    target = to or (source / "genotype.png" if source.is_dir() else source.with_suffix(".png"))
+    save_figure(draw_genotype(space_of(genotype), genotype), target)
+    say(f"wrote {target}")
+    return DONE
+
+
+def demo(run: Path, json_file: Path | None, again: str) -> int:
+    from experiments.demo import run_demo
+
+    content = run_demo(run)
+    if json_file is not None:
+        write_json(json_file, content)
+    if content:
+        return DONE
+    say(f"to go on: {again}")
+    return STOPPED
