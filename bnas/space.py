@@ -265,7 +265,7 @@ def check_input_shape(spec: NetSpec, halvings: int) -> None:
     if min(h, w) < smallest:
         raise BnasError(
             f"an image of {h} x {w} is too small: the network halves it {halvings} times, "
-            f"so each side needs at least {smallest} pixels (fewer cells or another stem halve it less often)"
+            f"so each side needs at least {smallest} pixels (another stem or fewer reductions halve it less often)"
         )
 
 

@@ -11,6 +11,7 @@ from bnas.space import SearchSpace
 from search_spaces.bats import Bats
 from search_spaces.bnas_gist import BnasGist
 from search_spaces.separable import BnasBeihang, CpNas, Darts
+from search_spaces.widths import Widths
 
 SPACES: Registry[Callable[..., SearchSpace]] = Registry(
     "search space",
@@ -20,6 +21,7 @@ SPACES: Registry[Callable[..., SearchSpace]] = Registry(
         "cp_nas": CpNas,
         "bnas_beihang": BnasBeihang,
         "darts": Darts,
+        "widths": Widths,
     },
 )
 
@@ -28,13 +30,16 @@ def make_space(name: str, args: Mapping[str, Any] | None = None) -> SearchSpace:
     """The space of that name; an argument it does not have is an error that lists those it has."""
     factory = SPACES[name]
     parameters = inspect.signature(factory).parameters
-    for argument, value in (args or {}).items():
+    # Files have lists where Python has tuples.
+    args = {argument: tuple(v) if isinstance(v, list) else v for argument, v in (args or {}).items()}
+    for argument, value in args.items():
         if argument not in parameters:
             raise unknown(f"argument of space {name}", argument, parameters)
         wanted = type(parameters[argument].default)
         if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise BnasError(f"space {name}: argument {argument} takes a {wanted.__name__}, got {value!r}")
-    return factory(**(args or {}))
+            spoken = "list" if wanted is tuple else wanted.__name__
+            raise BnasError(f"space {name}: argument {argument} takes a {spoken}, got {value!r}")
+    return factory(**args)
 
 
 def space_of(genotype: Genotype) -> SearchSpace:

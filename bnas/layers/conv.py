@@ -60,7 +60,8 @@ class BinaryConv2d(nn.Module):
             f"padding={self.padding}, dilation={self.dilation[0]}, groups={self.groups}"
         )
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """[N, O, H', W'] of x and any weight of this shape, neither binarized nor rounded."""
         top, left, bottom, right = self.padding
         if self.kernel_size == (1, 1) and self.stride != (1, 1):
             # A pointwise convolution with a stride reads only the pixels that stay. Leaving the others out first is
@@ -76,11 +77,11 @@ class BinaryConv2d(nn.Module):
         """Integer-valued float32 accumulators [N, O, H', W'] of +-1 input x, before the scale."""
         (term,) = self.binarizer.terms(self.weight)
         with without_autocast(x):
-            return self._convolve(x.float(), term.sign_pm1.float()).round()
+            return self.convolve(x.float(), term.sign_pm1.float()).round()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training or not self.exact:
-            return self._convolve(x, self.binarizer(self.weight))
+            return self.convolve(x, self.binarizer(self.weight))
         (term,) = self.binarizer.terms(self.weight)
         accumulated = self.accumulate(x)
         return accumulated if term.scale is None else accumulated * term.scale.reshape(1, -1, 1, 1)

@@ -28,8 +28,11 @@ SIZES: dict[str, Mapping[str, Any]] = {
     "cp_nas": {"cells": 3, "channels": 4},
     "bnas_beihang": {"cells": 3, "channels": 4, "partial_channels": 1},
     "darts": {"cells": 3, "channels": 4},
+    "widths": {"channels": 4},
 }
-ARGS: dict[str, Mapping[str, Any]] = {name: {"nodes": 2} for name in SIZES}
+ARGS: dict[str, Mapping[str, Any]] = {name: {"nodes": 2} for name in SIZES} | {
+    "widths": {"network": "vgg_small", "ratios": [0.5, 1, 2]}
+}
 PAIRS = [(strategy, space) for strategy in STRATEGIES for space in SPACES]
 
 
