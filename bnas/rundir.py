@@ -19,6 +19,7 @@ from bnas.environment import differences, environment
 from bnas.errors import BnasError
 
 _RETRAIN = "retrain-"
+_RETRAIN_CHECKPOINT = "checkpoint.pt"
 _OLD = ".old-"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -146,13 +147,22 @@ class RunDir:
                 f"a letter or digit first, and no '{_OLD}'"
             )
         folder = self.path / f"{_RETRAIN}{id}"
-        return RunFiles(folder, folder / "checkpoint.pt")
+        return RunFiles(folder, folder / _RETRAIN_CHECKPOINT)
 
     def retrainings(self) -> tuple[str, ...]:
         """The ids of the retrainings that have been started, sorted."""
         found = (path.name.removeprefix(_RETRAIN) for path in self.path.glob(f"{_RETRAIN}*") if path.is_dir())
         ids = sorted(id for id in found if _ID.fullmatch(id) and _OLD not in id)
         return tuple(id for id in ids if self.files_for_retrain(id).is_started())
+
+
+def retraining_at(path: Path) -> RunFiles | None:
+    """The files of a retraining whose folder or checkpoint `path` is, going by the name; None for any other path."""
+    # "." and ".." have no name to go by.
+    name = Path(os.path.abspath(path)).name
+    if name == _RETRAIN_CHECKPOINT:
+        return RunFiles(path.parent, path)
+    return RunFiles(path, path / _RETRAIN_CHECKPOINT) if name.startswith(_RETRAIN) else None
 
 
 def _free_name(folder: Path) -> Path:

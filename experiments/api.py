@@ -55,6 +55,7 @@ __all__ = [
     "Run",
     "genotype_of_round",
     "job_of",
+    "load_genotype",
     "load_job",
     "make_job",
     "random_genotype",
@@ -104,7 +105,10 @@ def prepare_torch(job: Job) -> torch.device:
 
 def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
     """The job's strategy at its start, on the training split only."""
-    train, val = split_for_search(data.train, job.search.train_fraction, job.seed)
+    with about("search.train_fraction"):
+        train, val = split_for_search(data.train, job.search.train_fraction, job.seed)
+    with about("search.augmentation"):
+        job.search.augmentation.check(*data.input_shape[1:])
     normalization = Normalization.of(data.train)
 
     def batches(images: ImageSet, purpose: str) -> Batches:
@@ -120,7 +124,6 @@ def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
 
     spec = job.spec(job.search, data.input_shape, data.num_classes)
     with about("search"):
-        job.search.augmentation.check(*data.input_shape[1:])
         task = SearchTask(
             job.make_space(), spec, batches(train, "search-train"), batches(val, "search-val"), job.seed, device
         )
@@ -143,8 +146,9 @@ def make_retraining(
         Normalization.of(data.train),
         job.data.name,
     )
-    with about("retrain"):
+    with about("retrain.augmentation"):
         part.augmentation.check(*data.input_shape[1:])
+    with about("retrain"):
         work = Retraining(
             card.build,
             plan_retraining(job),
@@ -298,6 +302,16 @@ def _check_equal_sizes(searched: Job, retrained: Job) -> None:
         raise JobError(f"retrain.init_from_search needs equal sizes. {listed}")
 
 
+def load_genotype(path: Path | str) -> Genotype:
+    """The genotype in a JSON or YAML file, checked against the space that it names; `BnasError` names the file."""
+    genotype = read_genotype(path)
+    try:
+        space_of(genotype)
+    except BnasError as error:
+        raise error.within(str(path)) from None
+    return genotype
+
+
 def genotype_of_round(files: RunFiles, number: int | None = None) -> Genotype:
     """The genotype of a finished search, or the one that stood after round `number` of its history."""
     if not files.is_started() and not files.genotype.exists():
@@ -305,7 +319,7 @@ def genotype_of_round(files: RunFiles, number: int | None = None) -> Genotype:
     if number is None:
         if not files.genotype.exists():
             raise BnasError(_unfinished(files))
-        return read_genotype(files.genotype)
+        return load_genotype(files.genotype)
     records = [record for record in History(files.history).read() if "genotype" in record]
     for record in records:
         if record.get("round") == number:

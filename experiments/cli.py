@@ -229,6 +229,7 @@ def plot(
     source: Annotated[Path, typer.Argument(help="A run folder or a genotype file.")],
     to: Annotated[Path | None, typer.Option(help="PNG, SVG or PDF to write; default genotype.png beside it.")] = None,
     round: Round = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Draw the cells of a genotype.
 
@@ -236,7 +237,7 @@ def plot(
     """
     from experiments import commands
 
-    raise typer.Exit(commands.plot(source, to, round))
+    raise typer.Exit(commands.plot(source, to, round, json_file))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,15 @@ from bnas.cost import measure
 from bnas.data import READERS, read
 from bnas.errors import BnasError, check_choice
 from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
-from bnas.rundir import RunDir
+from bnas.rundir import RunDir, retraining_at
 from bnas.space import NetSpec
 from experiments import api, deployment
 from experiments.config import Job, JobError, load_job, make_job, shipped_jobs
 from experiments.console import Counter, facts, fail, make_reporter, print_cost, say, size, table, write_json
-from experiments.genotype_formats import format_for, read_genotype, write_genotype
+from experiments.genotype_formats import format_for, write_genotype
 from experiments.job_text import job_text, our_defaults
 from experiments.network import find_trained, load_trained
-from experiments.plot import draw_genotype, save_figure
+from experiments.plot import draw_genotype, graphs_of, save_figure
 from experiments.yaml_file import scalar
 from search_spaces import SPACES, space_of
 from strategies import STRATEGIES
@@ -145,13 +146,18 @@ def retrain(
 
 def _genotype_job_folder(source: Path, job: str | None) -> tuple[Genotype, str, Path]:
     """The genotype of a run folder or of a file, the job to train it with, and the folder of the run."""
-    # The genotype.json of a run stands for the run.
     if source.is_file() and source == RunDir(source.parent).files_for_search().genotype:
+        # The genotype.json of a run stands for the run.
         source = source.parent if RunDir(source.parent).files_for_search().is_started() else source
     if source.is_dir():
+        if retraining_at(source) is not None:
+            run = Path(os.path.abspath(source)).parent
+            raise BnasError(
+                f"{source} is a retraining, not a search: name its run, {run}, or a genotype file with --job"
+            )
         files = RunDir(source).files_for_search()
         return api.genotype_of_round(files), job or str(files.job), source
-    genotype = read_genotype(source)
+    genotype = api.load_genotype(source)
     if job is None:
         raise BnasError(
             f"{source} is a genotype without a job: say with which data and recipe to train it, "
@@ -167,7 +173,7 @@ def _genotype(source: Path, round: int | None) -> Genotype:
         return api.genotype_of_round(RunDir(source).files_for_search(), round)
     if round is not None:
         raise BnasError(f"--round chooses a round of a run; {source} is a file with one genotype")
-    return read_genotype(source)
+    return api.load_genotype(source)
 
 
 def export(
@@ -199,6 +205,7 @@ def _export_genotype(
         raise BnasError(f"a terminal does not show {chosen}: name a file with --to")
     else:
         sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
     if json_file is not None:
         write_json(json_file, genotype.to_dict())
     return DONE
@@ -223,7 +230,7 @@ def verify(packed: Path, checkpoint: Path | None, json_file: Path | None) -> int
         write_json(json_file, {**report.to_dict(), "compared_on": what})
     if report.ok:
         return DONE
-    fail(f"{packed} is not the trained network: {report.first_difference}")
+    fail(f"{packed} is not the trained network")
     return DIFFERENT
 
 
@@ -282,7 +289,9 @@ def summary(source: str, job: str | None, settings: Sequence[str], json_file: Pa
 def _summarized(source: str, job: str | None, settings: Sequence[str]) -> tuple[Genotype, NetSpec, Job, str | None]:
     """What `summary` was asked for: an architecture, what its network is for, the job, and a note."""
     path = Path(source)
-    if path.name == "checkpoint.pt" or path.name.startswith("retrain-"):
+    if deployment.is_packed_file(path):
+        raise BnasError(f"{path} is a packed network: name the folder of the retraining that it was made from")
+    if retraining_at(path) is not None:
         if settings or job:
             raise BnasError(f"{source} is trained: --set and --job change nothing about it")
         files = find_trained(path)
@@ -309,11 +318,15 @@ def _is_genotype(path: Path) -> bool:
         return path.suffix == ".json" or FORMAT.encode() in file.read(LARGEST_FILE_BYTES)
 
 
-def plot(source: Path, to: Path | None, round: int | None) -> int:
+def plot(source: Path, to: Path | None, round: int | None, json_file: Path | None) -> int:
     genotype = _genotype(source, round)
+    space = space_of(genotype)
     target = to or (source / "genotype.png" if source.is_dir() else source.with_suffix(".png"))
-    save_figure(draw_genotype(space_of(genotype), genotype), target)
+    save_figure(draw_genotype(space, genotype), target)
     say(f"wrote {target}")
+    if json_file is not None:
+        graphs = graphs_of(space, genotype).items()
+        write_json(json_file, {name: [list(edge) for edge in graph.edges.data("choice")] for name, graph in graphs})
     return DONE
 
 

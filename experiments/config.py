@@ -220,7 +220,10 @@ def _completed(job: Job) -> Job:
         with about(f"{name}.scheme"):
             SCHEMES[part.scheme]
         with about(f"{name}.scheme_options"):
-            make_scheme(part.scheme, part.scheme_options)
+            # Some options are looked at only when a binarizer is made.
+            scheme = make_scheme(part.scheme, part.scheme_options)
+            scheme.weight(torch.ones(2, 2))
+            scheme.activation(2)
     sizes = [
         strict.build(space.size_class, {**start, **part.size}, key=f"{name}.size")
         for name, part, start in (("search", job.search, {}), ("retrain", job.retrain, space.retrain_size))

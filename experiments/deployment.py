@@ -15,6 +15,7 @@ from bnas import atomic
 from bnas.data import Dataset, ImageSet
 from bnas.deploy import file
 from bnas.deploy.pack import export
+from bnas.deploy.runtime import PackedNetwork
 from bnas.deploy.verify import VerifyReport, verify
 from bnas.errors import BnasError
 from bnas.rundir import RunFiles
@@ -32,6 +33,13 @@ Progress = Callable[[int, int], None]
 def is_packed_file(path: Path) -> bool:
     """Whether the user means a packed file rather than a run folder or a checkpoint."""
     return path.suffix == ".bnas"
+
+
+def load_packed(path: Path) -> PackedNetwork:
+    """The packed network in that file."""
+    if path.is_dir():
+        raise BnasError(f"{path} is a folder; name the packed file in it, such as {path / 'model.bnas'}")
+    return bnas.load(path)
 
 
 def export_packed(path: Path, to: Path | None = None) -> tuple[Path, file.Packed]:
@@ -58,7 +66,7 @@ def verify_packed(path: Path, checkpoint: Path | None = None) -> tuple[VerifyRep
 
     `checkpoint`: of the trained network, or its folder; by default beside the file.
     """
-    packed = bnas.load(path)
+    packed = load_packed(path)
     files = (
         _beside(path, "name the trained network by --checkpoint") if checkpoint is None else find_trained(checkpoint)
     )
@@ -119,7 +127,7 @@ def evaluate(
     `data`: by default that of the job beside the file. `limit`: only the first so many test images.
     """
     if is_packed_file(path):
-        network = bnas.load(path)
+        network = load_packed(path)
         if data is None:
             data = read_data(job_of(_beside(path, "name the images by --data")))
         notes = [_compared(path, network.program.input_shape, network.classes, data)]
@@ -172,12 +180,17 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
     if channels not in modes:
         raise BnasError(f"a network for {channels} channels does not read image files")
     try:
-        with atomic.explaining("read", path), Image.open(path) as opened:
+        with path.open("rb") as file, Image.open(file) as opened:
             image = opened.convert(modes[channels])
     except UnidentifiedImageError:
         raise BnasError(f"{path} is not an image, or of a kind that cannot be read") from None
     except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise BnasError(f"{path} is not an image that can be read: {error}") from None
+    except OSError as error:
+        # Also what Pillow raises for an image that is cut off, then without a number.
+        if error.errno is None:
+            raise BnasError(f"{path} is not an image that can be read: {error}") from None
+        raise atomic.explained(error, "read", path) from None
     if image.size != (width, height):
         if not resize:
             raise BnasError(
@@ -191,7 +204,7 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
 
 def predict(path: Path, image: Path, *, resize: bool = False) -> Mapping[str, float]:
     """Class -> probability of one image file by a packed network, the most probable first."""
-    network = bnas.load(path)
+    network = load_packed(path)
     logits = network.predict(read_image(image, network.program.input_shape, resize))
     probabilities = torch.softmax(torch.as_tensor(logits)[0].double(), 0).tolist()
     ranked = sorted(zip(network.classes, probabilities, strict=True), key=lambda pair: -pair[1])

@@ -22,7 +22,8 @@ from experiments.plot import (
     operation_family,
     operation_text,
 )
-from search_spaces.cells import INPUTS, CellSpace, edge_name
+from search_spaces.cell_network import INPUTS, edge_name
+from search_spaces.cells import CellSpace
 
 About = Mapping[str, Any]
 Writer = Callable[[SearchSpace, Genotype, About | None], bytes]

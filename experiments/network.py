@@ -1,6 +1,5 @@
 """A trained network as its checkpoint tells it: genotype, spec, classes, normalization, weights."""
 
-import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from bnas import saved
 from bnas.data import Normalization
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
-from bnas.rundir import RunDir, RunFiles
+from bnas.rundir import RunDir, RunFiles, retraining_at
 from bnas.space import NetSpec
 from bnas.training.retraining import Retraining
 from search_spaces import space_of
@@ -115,14 +114,12 @@ def load_trained(files: RunFiles) -> TrainedNetwork:
 
 def find_trained(path: Path) -> RunFiles:
     """The files of the retraining that `path` names: its folder, its checkpoint, or a run with just one."""
-    # "." and ".." have no name to go by.
-    whole = Path(os.path.abspath(path))
-    if whole.is_file():
-        return RunFiles(path.parent, path)
-    if not whole.exists():
+    if not path.exists():
         raise BnasError(f"there is no file or folder {path}")
-    if whole.name.startswith("retrain-"):
-        return RunFiles(path, path / RunDir(whole.parent).files_for_retrain("any").checkpoint.name)
+    if path.is_file():
+        return RunFiles(path.parent, path)
+    if (files := retraining_at(path)) is not None:
+        return files
     run = RunDir(path)
     ids = run.retrainings()
     if len(ids) == 1:
