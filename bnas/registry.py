@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from bnas.errors import unknown
+from bnas.errors import BnasError, unknown
 
 T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """A read-only table name -> thing, written out in one place.
+    """A table name -> thing, written out in one place.
 
-    There is no registration by import and no overwriting: `extended` returns a new table and refuses a name
-    that is taken. A miss raises `BnasError`, so that a misspelt name in a job file is a message, not a traceback.
+    There is no registration by import and no overwriting: only what a user names as a plugin is added (`register`), and
+    a name that is taken is refused. A miss raises `BnasError`, so that a misspelt name in a job file is a message.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, T]) -> None:
@@ -35,9 +35,9 @@ class Registry(Mapping[str, T]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def extended(self, entries: Mapping[str, T]) -> "Registry[T]":
-        """A table with `entries` added; `ValueError` where a name is taken."""
-        taken = sorted(set(entries) & set(self._entries))
-        if taken:
-            raise ValueError(f"{self.kind} {', '.join(taken)} already exists")
-        return Registry(self.kind, {**self._entries, **entries})
+    def register(self, entries: Mapping[str, T], where: str) -> None:
+        """Add what a plugin brings; an entry that is there already changes nothing, another thing of its name is refused."""
+        for name, entry in entries.items():
+            if name in self._entries and self._entries[name] is not entry:
+                raise BnasError(f"{where}: there already is a {self.kind} named '{name}'; choose another name")
+        self._entries.update(entries)

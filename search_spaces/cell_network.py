@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from bnas.binary import make_scheme
-from bnas.cost import measure
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.layers import DropPath, channel_shuffle
 from bnas.layers.ops import Op, Zero
-from bnas.space import Gates, NetSpec, Supernet, check_input_shape, soft_gates
+from bnas.space import Gates, NetSpec, Supernet, check_input_shape
+from search_spaces.choice_costs import ChoiceCosts
 
 if TYPE_CHECKING:
     from search_spaces.cells import CellSpace
@@ -205,7 +205,7 @@ class CellSupernet(CellNetwork, Supernet):
     def __init__(self, space: "CellSpace", spec: NetSpec) -> None:
         super().__init__(space, spec, {d.name: d.choices for d in space.decisions}, shared=True)
         self.space, self.spec = space, spec
-        self._costs: tuple[tuple[float, float], dict[tuple[str, str], tuple[float, float]]] | None = None
+        self._costs: ChoiceCosts | None = None
 
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         return self.run(x, gates)[0]
@@ -214,42 +214,19 @@ class CellSupernet(CellNetwork, Supernet):
         logits: Tensor = self.classifier(self.features(x, gates))
         return logits
 
-    def _measured_costs(self) -> tuple[tuple[float, float], dict[tuple[str, str], tuple[float, float]]]:
-        """((real, binary) MACs outside the edges, the same per (decision, choice) summed over the cells)."""
+    def expected_cost(self, gates: Gates) -> tuple[Tensor, Tensor]:
         if self._costs is None:
-            every = soft_gates(self.space.decisions, {})
             # The network to come has all channels, whatever part of them is searched.
             whole = replace(self.spec, size={**self.spec.size, "partial_channels": 1})
-            network = measure(
-                self.space.supernet(whole),
-                self.spec.input_shape,
-                forward=lambda model, x: model(x, every),
-                as_deployed=True,
-            )
-            fixed = (0.0, 0.0)
-            of_choice: dict[tuple[str, str], tuple[float, float]] = {}
-            for layer in network.layers:
-                parts = layer.name.split(".")
-                macs = (layer.macs_real, layer.macs_binary)
-                if parts[0] == "cells" and parts[2] == "edges":
-                    key = (f"{self.cells[int(parts[1])].kind}.{parts[3]}", parts[4])
-                    old = of_choice.get(key, (0.0, 0.0))
-                    of_choice[key] = (old[0] + macs[0], old[1] + macs[1])
-                else:
-                    fixed = (fixed[0] + macs[0], fixed[1] + macs[1])
-            self._costs = fixed, of_choice
-        return self._costs
+            net = self.space.supernet(whole)
+            self._costs = ChoiceCosts(net, self.spec.input_shape, self.space.decisions, self._choice_of)
+        return self._costs.expected(gates, self.classifier.weight.device)
 
-    def expected_cost(self, gates: Gates) -> tuple[Tensor, Tensor]:
-        fixed, of_choice = self._measured_costs()
-        device = self.classifier.weight.device
-        real, binary = torch.tensor(fixed[0], device=device), torch.tensor(fixed[1], device=device)
-        for decision in self.space.decisions:
-            for choice, weight in gates.of(decision.name):
-                macs = of_choice.get((decision.name, choice), (0.0, 0.0))
-                real = real + macs[0] * (1.0 if weight is None else weight)
-                binary = binary + macs[1] * (1.0 if weight is None else weight)
-        return real, binary
+    def _choice_of(self, parts: list[str]) -> tuple[str, str] | None:
+        """cells.0.edges.edge_1_3.conv.x -> (normal.edge_1_3, conv)"""
+        if parts[0] != "cells" or parts[2] != "edges":
+            return None
+        return f"{self.cells[int(parts[1])].kind}.{parts[3]}", parts[4]
 
     def state_for(self, genotype: Genotype) -> dict[str, Tensor]:
         if self.space.size(self.spec).partial_channels > 1:

@@ -24,11 +24,14 @@ def test_a_miss_is_not_contained_and_does_not_raise() -> None:
     assert "apple" in TABLE
 
 
-def test_extended_adds_without_changing_the_original_and_refuses_a_taken_name() -> None:
-    assert TABLE.extended({"fig": 3})["fig"] == 3
-    assert "fig" not in TABLE
-    with pytest.raises(ValueError, match="pear already exists"):
-        TABLE.extended({"pear": 3})
+def test_register_adds_once_and_refuses_another_thing_of_the_same_name() -> None:
+    table = Registry("fruit", {"pear": 2})
+    table.register({"fig": 3}, "plugin")
+    table.register({"fig": 3}, "plugin")
+    assert table["fig"] == 3
+    with pytest.raises(BnasError, match="plugin: there already is a fruit named 'pear'; choose another name"):
+        table.register({"plum": 4, "pear": 3}, "plugin")
+    assert "plum" not in table
 
 
 def test_an_error_within_a_place_keeps_its_kind() -> None:
