@@ -11,13 +11,14 @@ from typing import Any
 from bnas import atomic
 from bnas.cost import measure
 from bnas.data import READERS, read
+from bnas.deploy.verify import VerifyReport
 from bnas.errors import BnasError, check_choice
 from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
 from bnas.rundir import RunDir, retraining_at
 from bnas.space import NetSpec
 from experiments import api, deployment
 from experiments.config import Job, JobError, load_job, make_job, shipped_jobs
-from experiments.console import Counter, facts, fail, make_reporter, print_cost, say, size, table, write_json
+from experiments.console import Counter, facts, fail, hint, make_reporter, print_cost, say, size, table, write_json
 from experiments.genotype_formats import format_for, write_genotype
 from experiments.job_text import job_text, our_defaults
 from experiments.network import find_trained, load_trained
@@ -61,7 +62,8 @@ def init(out: Path, space: str, strategy: str, data: str, path: str | None) -> i
         content["retrain"] = {"size": {"auxiliary": False}}
     job = make_job(content, "bnas init")
     atomic.write_text(out, f"# A job of bnas. Run it with: bnas search {out}\n{job_text(job, explained=True)}")
-    say(f"wrote {out}; next: bnas search {out} --run runs/{out.stem}")
+    say(f"wrote {out}")
+    hint("next", f"bnas search {out} --run runs/{out.stem}")
     return DONE
 
 
@@ -83,7 +85,7 @@ def search(
     if done.genotype is not None:
         found = _described(done.genotype)
         facts([("found", done.files.genotype), *found.items()])
-        say(f"next: bnas retrain {folder}")
+        hint("next", f"bnas retrain {folder}")
     content = {**_outcome(done), **found, "genotype": done.genotype and done.genotype.to_dict()}
     return _end(done, content, json_file, again)
 
@@ -105,7 +107,7 @@ def _end(done: api.Run, content: Mapping[str, Any], json_file: Path | None, agai
         write_json(json_file, content)
     if done.finished:
         return DONE
-    say(f"to go on: {again}")
+    hint("to go on", again)
     return STOPPED
 
 
@@ -140,7 +142,8 @@ def retrain(
         "checkpoint": str(done.files.checkpoint),
     }
     if done.finished:
-        say(f"wrote {done.files.checkpoint}; next: bnas export {done.files.folder}")
+        say(f"wrote {done.files.checkpoint}")
+        hint("next", f"bnas export {done.files.folder}")
     return _end(done, content, json_file, again)
 
 
@@ -186,7 +189,8 @@ def export(
         raise BnasError("--format and --round choose a genotype; add --what genotype")
     target, packed = deployment.export_packed(source, to)
     total, binary = target.stat().st_size, packed.binary_weight_bytes()
-    say(f"wrote {target}: {size(total)}, of it {size(binary)} of binary weights; next: bnas verify {target}")
+    say(f"wrote {target}: {size(total)}, of it {size(binary)} of binary weights")
+    hint("next", f"bnas verify {target}")
     if json_file is not None:
         write_json(json_file, {"file": str(target), "bytes": total, "binary_weight_bytes": binary})
     return DONE
@@ -218,7 +222,7 @@ def verify(packed: Path, checkpoint: Path | None, json_file: Path | None) -> int
         [
             ("verified", "yes" if report.ok else "no"),
             *first,
-            ("layers equal", f"{sum(layer.equal for layer in report.layers)} of {len(report.layers)}"),
+            ("layers equal", _layers_equal(report)),
             ("compared on", what),
             ("backend", report.backend),
             ("end to end: equal argmax", f"{report.argmax_equal:.2%}"),
@@ -232,6 +236,12 @@ def verify(packed: Path, checkpoint: Path | None, json_file: Path | None) -> int
         return DONE
     fail(f"{packed} is not the trained network")
     return DIFFERENT
+
+
+def _layers_equal(report: VerifyReport) -> str:
+    if not report.layers:
+        return "not compared, as the operations differ"
+    return f"{sum(layer.equal for layer in report.layers)} of {len(report.layers)}"
 
 
 def evaluate(network: Path, data: str | None, path: str | None, limit: int | None, json_file: Path | None) -> int:
@@ -338,5 +348,5 @@ def demo(run: Path, json_file: Path | None, again: str) -> int:
         write_json(json_file, content)
     if content:
         return DONE
-    say(f"to go on: {again}")
+    hint("to go on", again)
     return STOPPED

@@ -29,13 +29,18 @@ _SHOWN = ("loss", "accuracy", "val_accuracy")
 
 
 def say(text: str) -> None:
-    """One message as it is; the terminal wraps it, so that what is copied from it has no line breaks of ours."""
-    console.print(text, markup=False, soft_wrap=True)
+    """One message as it is."""
+    console.print(text, markup=False, soft_wrap=not console.is_terminal)
+
+
+def hint(what: str, command: str) -> None:
+    """A command to type, on a line of its own without line breaks of ours, so that it can be copied."""
+    console.print(f"{what}: {command}", markup=False, soft_wrap=True)
 
 
 def fail(text: str) -> None:
     """An error's message."""
-    errors.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    errors.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=not errors.is_terminal)
 
 
 class _TwoLines(Progress):
@@ -82,7 +87,7 @@ class RichReporter:
             self._progress.update(self._task, completed=record["round"], left=time)
 
     def message(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+        say(text)
 
     def finish(self, text: str) -> None:
         self._progress.stop()
