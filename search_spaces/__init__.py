@@ -10,6 +10,7 @@ from bnas.registry import Registry
 from bnas.space import SearchSpace
 from search_spaces.bats import Bats
 from search_spaces.bnas_gist import BnasGist
+from search_spaces.group_mobilenet import GroupMobileNet
 from search_spaces.separable import BnasBeihang, CpNas, Darts
 from search_spaces.widths import Widths
 
@@ -22,6 +23,7 @@ SPACES: Registry[Callable[..., SearchSpace]] = Registry(
         "bnas_beihang": BnasBeihang,
         "darts": Darts,
         "widths": Widths,
+        "group_mobilenet": GroupMobileNet,
     },
 )
 

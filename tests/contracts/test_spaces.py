@@ -1,7 +1,8 @@
 """What every search space of the table must satisfy; a new space is tested by being in the table."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from bnas import seeding
 from bnas.cost import measure
@@ -17,7 +19,6 @@ from bnas.deploy.runtime import PackedNetwork
 from bnas.deploy.verify import verify
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
-from bnas.layers import BinaryConv2d
 from bnas.space import Gates, NetSpec, SearchSpace, soft_gates
 from bnas.training.metrics import recalibrate
 from search_spaces import SPACES, make_space, space_of
@@ -29,6 +30,7 @@ class Small:
 
     size: Mapping[str, Any]
     input_shape: tuple[int, int, int] = (2, 8, 8)
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 SMALL = {
@@ -38,12 +40,20 @@ SMALL = {
     "bnas_beihang": Small({"cells": 3, "channels": 4, "partial_channels": 1}),
     "darts": Small({"cells": 3, "channels": 4}),
     "widths": Small({"channels": 4, "block": "bireal", "downsample": "real", "activation": "prelu"}),
+    "group_mobilenet": Small(
+        {"stem": "imagenet", "activation": "prelu"},
+        args={"layers": [2, 4, 4], "groups": [1, 2, 4], "group_channels": 1, "channels": 4},
+    ),
 }
 NAMES = tuple(SPACES)
 
 
 def test_every_space_is_covered() -> None:
     assert set(SMALL) == set(SPACES)
+
+
+def small(name: str) -> SearchSpace:
+    return make_space(name, SMALL[name].args)
 
 
 def spec_of(name: str, scheme: str = "bats") -> NetSpec:
@@ -53,6 +63,19 @@ def spec_of(name: str, scheme: str = "bats") -> NetSpec:
 def images(name: str, count: int = 6) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, *SMALL[name].input_shape, generator=generator)
+
+
+class Convolutions(TorchFunctionMode):
+    """Writes down the shape of the input and of the weight of every convolution that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[tuple[torch.Size, torch.Size]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.conv2d:
+            self.ran.append((args[0].shape, args[1].shape))
+        return func(*args, **(kwargs or {}))
 
 
 def drawn(space: SearchSpace, seed: int) -> Genotype:
@@ -102,7 +125,7 @@ def test_derive_is_inside_for_any_scores_and_refuses_nan(name: str) -> None:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", NAMES)
 def test_supernet_with_one_hot_gates_is_the_built_network(name: str, training: bool) -> None:
-    space = make_space(name)
+    space = small(name)
     spec = spec_of(name)
     with seeding.borrowed(0, "net"):
         net = space.supernet(spec).train()
@@ -121,7 +144,7 @@ def test_supernet_with_one_hot_gates_is_the_built_network(name: str, training: b
 
 @pytest.mark.parametrize("name", NAMES)
 def test_soft_gates_reach_every_decision(name: str) -> None:
-    space = make_space(name)
+    space = small(name)
     with seeding.borrowed(0, "net"):
         net = space.supernet(spec_of(name, "binary-activations")).train()
     x = images(name)
@@ -140,21 +163,19 @@ def test_soft_gates_reach_every_decision(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_choice_that_is_off_does_not_run(name: str) -> None:
     """The convolutions that run are those of the built network, and no channel more: a choice may be a slice."""
-    space = make_space(name)
-    net = space.supernet(spec_of(name)).eval()
+    space = small(name)
     genotype = drawn(space, 0)
-    ran: dict[str, torch.Size] = {}
-    for module_name, module in net.named_modules():
-        if isinstance(module, BinaryConv2d):
-            module.register_forward_hook(lambda m, *_, name=module_name: ran.update({name: m.weight.shape}))
-    net(images(name), space.gates(genotype))
-    network = space.build(genotype, spec_of(name))
-    assert ran == {n: m.weight.shape for n, m in network.named_modules() if isinstance(m, BinaryConv2d)}
+    with Convolutions() as shared:
+        space.supernet(spec_of(name)).eval()(images(name), space.gates(genotype))
+    with Convolutions() as alone:
+        space.build(genotype, spec_of(name)).eval()(images(name))
+    assert Counter(shared.ran) == Counter(alone.ran)
+    assert len(alone.ran) > 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_expected_cost_of_one_architecture_is_its_cost_and_is_differentiable(name: str) -> None:
-    space = make_space(name)
+    space = small(name)
     spec = spec_of(name)
     net = space.supernet(spec)
     genotype = drawn(space, 1)
@@ -170,7 +191,7 @@ def test_expected_cost_of_one_architecture_is_its_cost_and_is_differentiable(nam
 @pytest.mark.parametrize("scheme", ["bnn", "xnor", "bireal", "bats"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_genotype_trains_exports_and_verifies(name: str, scheme: str) -> None:
-    space = make_space(name)
+    space = small(name)
     spec = spec_of(name, scheme)
     x = images(name, 8)
     for seed in range(2):
@@ -195,7 +216,7 @@ def test_every_genotype_trains_exports_and_verifies(name: str, scheme: str) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_genotypes_are_refused(name: str) -> None:
-    space = make_space(name)
+    space = small(name)
     good = drawn(space, 0)
     first = good.choices[0][0]
     with pytest.raises(BnasError, match="was given to space"):
@@ -216,7 +237,7 @@ def test_wrong_genotypes_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_sizes_are_refused(name: str) -> None:
-    space = make_space(name)
+    space = small(name)
     with pytest.raises(BnasError, match="too small"):
         space.supernet(NetSpec((2, 3, 3), 5, "bats", {}, SMALL[name].size))
     with pytest.raises(BnasError, match=r"unknown key 'chanels'.*Did you mean 'channels'"):
@@ -225,7 +246,7 @@ def test_wrong_sizes_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_are_numbers_in_range(name: str) -> None:
-    space = make_space(name)
+    space = small(name)
     facts = space.facts(drawn(space, 0))
     assert 0 <= facts["parameter_free"] <= 1
     assert facts["depth"] >= 1
@@ -241,7 +262,7 @@ def test_recalibrated_statistics_are_those_of_the_data(name: str) -> None:
         def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
             return images(name), torch.zeros(6, dtype=torch.long)
 
-    space = make_space(name)
+    space = small(name)
     net = space.supernet(spec_of(name)).eval()
     gates = space.gates(drawn(space, 0))
     before = net(images(name), gates)

@@ -29,9 +29,11 @@ SIZES: dict[str, Mapping[str, Any]] = {
     "bnas_beihang": {"cells": 3, "channels": 4, "partial_channels": 1},
     "darts": {"cells": 3, "channels": 4},
     "widths": {"channels": 4},
+    "group_mobilenet": {"stem": "imagenet"},
 }
 ARGS: dict[str, Mapping[str, Any]] = {name: {"nodes": 2} for name in SIZES} | {
-    "widths": {"network": "vgg_small", "ratios": [0.5, 1, 2]}
+    "widths": {"network": "vgg_small", "ratios": [0.5, 1, 2]},
+    "group_mobilenet": {"layers": [2, 2], "groups": [1, 2, 4], "group_channels": 1, "channels": 4},
 }
 PAIRS = [(strategy, space) for strategy in STRATEGIES for space in SPACES]
 
