@@ -19,35 +19,30 @@ from typing import Any
 
 import torch
 
-from bnas import atomic, engine, saved, seeding
-from bnas.data import Batches, Dataset, ImageSet, Normalization, read, split_for_search
+from bnas import atomic, engine, saved, seeding, tensorboard
+from bnas.data import Dataset
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.history import History
-from bnas.progress import PlainReporter, Reporter, SilentReporter
+from bnas.progress import PlainReporter, Reporter, ReporterGroup, SilentReporter
 from bnas.rundir import RunDir, RunFiles
 from bnas.stopping import StopRequest
-from bnas.strategy import SearchTask, Strategy
-from bnas.training.retraining import Retraining
+from bnas.strategy import Strategy
+from experiments.assembly import explaining_memory, make_retraining, make_strategy, prepare_torch, read_data
 from experiments.config import (
     MAY_CHANGE,
     MEMORY_KEYS,
     Job,
     JobError,
-    about,
     fingerprint,
     load_job,
     make_job,
     plan_retraining,
-    resolve_device,
-    strategy_options,
 )
 from experiments.genotype_formats import read_genotype
 from experiments.job_text import job_text
-from experiments.network import DescribedRetraining, NetworkCard
 from experiments.yaml_file import read as read_yaml
 from search_spaces import space_of
-from strategies import STRATEGIES
 
 __all__ = [
     "Job",
@@ -63,6 +58,14 @@ __all__ = [
     "retrain",
     "search",
 ]
+
+_SPANS_ALL = "its schedules span all epochs, so that a longer run differs from the first step on"
+# Why a run does not go on with another value, where that is not plain.
+WHY_FIXED = {
+    "search.options.epochs": _SPANS_ALL,
+    "retrain.recipe.epochs": _SPANS_ALL,
+    "data.images": "a digest of the training images: those in data.path are not the ones that the run began with",
+}
 
 
 @dataclass(frozen=True)
@@ -86,84 +89,6 @@ class Run:
         return History(self.files.history).read()
 
 
-def read_data(job: Job) -> Dataset:
-    """The job's images."""
-    with about("data"):
-        return read(job.data.name, job.data.path, **job.data.options)
-
-
-def prepare_torch(job: Job) -> torch.device:
-    """The device of the job, after its threads and its determinism are set for the process."""
-    device = resolve_device(job.device)
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = not job.deterministic
-        torch.use_deterministic_algorithms(job.deterministic)
-    return device
-
-
-def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
-    """The job's strategy at its start, on the training split only."""
-    with about("search.train_fraction"):
-        train, val = split_for_search(data.train, job.search.train_fraction, job.seed)
-    with about("search.augmentation"):
-        job.search.augmentation.check(*data.input_shape[1:])
-    normalization = Normalization.of(data.train)
-
-    def batches(images: ImageSet, purpose: str) -> Batches:
-        return Batches(
-            images,
-            job.search.batch_size,
-            seed=job.seed,
-            normalization=normalization,
-            augmentation=job.search.augmentation,
-            device=device,
-            purpose=purpose,
-        )
-
-    spec = job.spec(job.search, data.input_shape, data.num_classes)
-    with about("search"):
-        task = SearchTask(
-            job.make_space(), spec, batches(train, "search-train"), batches(val, "search-val"), job.seed, device
-        )
-        return STRATEGIES[job.search.strategy].make(task, strategy_options(job))
-
-
-def make_retraining(
-    job: Job,
-    genotype: Genotype,
-    data: Dataset,
-    device: torch.device,
-    initial: dict[str, torch.Tensor] | None = None,
-) -> DescribedRetraining:
-    """The retraining of `genotype` at its start, from `initial` weights where they are given."""
-    part = job.retrain
-    card = NetworkCard(
-        genotype,
-        job.spec(part, data.input_shape, data.num_classes),
-        data.classes,
-        Normalization.of(data.train),
-        job.data.name,
-    )
-    with about("retrain.augmentation"):
-        part.augmentation.check(*data.input_shape[1:])
-    with about("retrain"):
-        work = Retraining(
-            card.build,
-            plan_retraining(job),
-            part.recipe,
-            train=data.train,
-            normalization=card.normalization,
-            seed=seeding.derive(job.seed, "retrain"),
-            augmentation=part.augmentation,
-            device=device,
-            round_steps=part.round_steps or None,
-            initial=initial,
-        )
-    return DescribedRetraining(work, card)
-
-
 def search(
     job: Job,
     run: Path | str,
@@ -184,19 +109,22 @@ def search(
     reporter = reporter or SilentReporter()
     device = prepare_torch(job)
     data = read_data(job)
-    strategy = make_strategy(job, data, device)
+    with explaining_memory(job, "search"):
+        strategy = make_strategy(job, data, device)
     if fresh or not files.is_started():
-        _check_retraining(job, data, device, strategy)
-    _begin_afresh(files, fresh, reporter)
+        with explaining_memory(job, "retrain"):
+            _check_retraining(job, data, device, strategy)
+    _begin(files, fresh, reporter, data)
     outcome = engine.run(
         strategy,
         files,
         kind="search",
-        reporter=reporter,
+        reporter=_with_tensorboard(reporter, files),
         max_minutes=max_minutes,
         stop=stop,
-        fingerprint=fingerprint(job, "search"),
+        fingerprint={**fingerprint(job, "search"), "data.images": data.train.digest()},
         may_change=MAY_CHANGE,
+        why_fixed=WHY_FIXED,
         memory_keys=MEMORY_KEYS["search"],
         job_text=job_text(job),
         title=f"search {job.space.name} by {job.search.strategy}",
@@ -218,10 +146,20 @@ def _check_retraining(job: Job, data: Dataset, device: torch.device, strategy: S
     make_retraining(job, genotype, data, device)
 
 
-def _begin_afresh(files: RunFiles, fresh: bool, reporter: Reporter) -> None:
+def _begin(files: RunFiles, fresh: bool, reporter: Reporter, data: Dataset) -> None:
+    """Make room where that was asked for, and say once a run what its reader found odd about the images."""
     moved = files.fresh() if fresh else None
     if moved is not None:
         reporter.message(f"what was in {files.folder} is kept in {moved}")
+    if not files.is_started():
+        for note in data.notes:
+            reporter.message(f"data set {data.name}: {note}")
+
+
+def _with_tensorboard(reporter: Reporter, files: RunFiles) -> Reporter:
+    if not tensorboard.is_installed():
+        return reporter
+    return ReporterGroup(reporter, tensorboard.TensorBoardReporter(files.tensorboard))
 
 
 def job_of(files: RunFiles) -> Job:
@@ -254,23 +192,36 @@ def retrain(
     device = prepare_torch(job)
     data = read_data(job)
     initial = _searched_weights(job, genotype, run) if job.retrain.init_from_search else None
-    work = make_retraining(job, genotype, data, device, initial)
-    _begin_afresh(files, fresh, reporter)
+    with explaining_memory(job, "retrain"):
+        work = make_retraining(job, genotype, data, device, initial)
+    _begin(files, fresh, reporter, data)
     outcome = engine.run(
         work,
         files,
         kind="retrain",
-        reporter=reporter,
+        reporter=_with_tensorboard(reporter, files),
         max_minutes=max_minutes,
         stop=stop,
-        fingerprint={**fingerprint(job, "retrain"), "genotype": genotype.content_digest},
-        may_change=MAY_CHANGE,
+        fingerprint={
+            **fingerprint(job, "retrain"),
+            "data.images": data.train.digest(),
+            "genotype": genotype.content_digest,
+        },
+        may_change=(*MAY_CHANGE, *(["retrain.recipe.epochs"] if _can_be_extended(job) else [])),
+        why_fixed=WHY_FIXED,
         memory_keys=MEMORY_KEYS["retrain"],
         job_text=job_text(job),
         title=f"retrain {space.name} {space.digest(genotype)} under {job.retrain.scheme}",
     )
     atomic.write_text(files.genotype, genotype.to_json())
     return Run(outcome, files, genotype)
+
+
+def _can_be_extended(job: Job) -> bool:
+    """Whether the steps that were done are also the first ones of a longer training."""
+    recipe = job.retrain.recipe
+    spans_all = recipe.schedule != "constant" or recipe.warmup_fraction or recipe.drop_path
+    return not spans_all and len(plan_retraining(job)) == 1
 
 
 def _searched_weights(job: Job, genotype: Genotype, run: Path) -> dict[str, torch.Tensor]:

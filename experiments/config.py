@@ -125,8 +125,8 @@ class Job:
         return NetSpec(input_shape, num_classes, part.scheme, dict(part.scheme_options), dict(part.size))
 
 
-# May differ between two starts of one run.
-MAY_CHANGE = ("device", "deterministic")
+# May differ between two starts of one run. Images may move to another folder; that they are the same ones is checked.
+MAY_CHANGE = ("device", "deterministic", "data.path")
 # Smaller values need less memory.
 MEMORY_KEYS = {
     "search": ("search.batch_size", "search.size.channels", "search.size.cells"),

@@ -3,7 +3,7 @@
 from bnas.data.augment import Augmentation
 from bnas.data.batches import Batches
 from bnas.data.images import Dataset, ImageSet, Normalization
-from bnas.data.readers import READERS, read
+from bnas.data.readers import READERS, needs_path, read
 from bnas.data.splits import split_for_search
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Dataset",
     "ImageSet",
     "Normalization",
+    "needs_path",
     "read",
     "split_for_search",
 ]

@@ -1,5 +1,6 @@
 """Images and labels as checked values, and the normalization of their channels."""
 
+import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ class ImageSet:
         """(C, H, W) of one image."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    def digest(self) -> str:
+        """32 hexadecimal digits that stand for exactly these images and labels in this order."""
+        found = hashlib.blake2b(str(tuple(self.images.shape)).encode(), digest_size=16)
+        for tensor in (self.images, self.labels):
+            found.update(tensor.cpu().contiguous().numpy().data)
+        return found.hexdigest()
 
     def take(self, indices: Tensor) -> "ImageSet":
         """The images at `indices` int64 [M], in that order, as a copy."""

@@ -27,6 +27,12 @@ READERS: Registry[Callable[..., Dataset]] = Registry(
 )
 
 
+def needs_path(name: str) -> bool:
+    """Whether the data set `name` is read from a path that has to be given."""
+    path = inspect.signature(READERS[name]).parameters.get("path")
+    return path is not None and path.default is inspect.Parameter.empty
+
+
 def read(name: str, path: str | Path | None = None, **options: object) -> Dataset:
     """The data set `name`, from `path` where it is read from disk.
 

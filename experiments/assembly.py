@@ -1,0 +1,111 @@
+"""What a job asks for, made: images, device, strategy, retraining."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from bnas import memory, seeding
+from bnas.data import Batches, Dataset, ImageSet, Normalization, needs_path, read, split_for_search
+from bnas.genotype import Genotype
+from bnas.strategy import SearchTask, Strategy
+from bnas.training.retraining import Retraining
+from experiments.config import (
+    MEMORY_KEYS,
+    Job,
+    JobError,
+    about,
+    fingerprint,
+    plan_retraining,
+    resolve_device,
+    strategy_options,
+)
+from experiments.network import DescribedRetraining, NetworkCard
+from strategies import STRATEGIES
+
+
+def read_data(job: Job) -> Dataset:
+    """The job's images."""
+    if job.data.path is None and needs_path(job.data.name):
+        raise JobError(
+            f"data.path: data set '{job.data.name}' is read from disk, and the job does not say where it lies: "
+            "add --set data.path=PATH, its folder or file"
+        )
+    with about("data"):
+        return read(job.data.name, job.data.path, **job.data.options)
+
+
+def prepare_torch(job: Job) -> torch.device:
+    """The device of the job, after its threads and its determinism are set for the process."""
+    device = resolve_device(job.device)
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not job.deterministic
+        torch.use_deterministic_algorithms(job.deterministic)
+    return device
+
+
+def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
+    """The job's strategy at its start, on the training split only."""
+    with about("search.train_fraction"):
+        train, val = split_for_search(data.train, job.search.train_fraction, job.seed)
+    with about("search.augmentation"):
+        job.search.augmentation.check(*data.input_shape[1:])
+    normalization = Normalization.of(data.train)
+
+    def batches(images: ImageSet, purpose: str) -> Batches:
+        return Batches(
+            images,
+            job.search.batch_size,
+            seed=job.seed,
+            normalization=normalization,
+            augmentation=job.search.augmentation,
+            device=device,
+            purpose=purpose,
+        )
+
+    spec = job.spec(job.search, data.input_shape, data.num_classes)
+    with about("search"):
+        task = SearchTask(
+            job.make_space(), spec, batches(train, "search-train"), batches(val, "search-val"), job.seed, device
+        )
+        return STRATEGIES[job.search.strategy].make(task, strategy_options(job))
+
+
+def make_retraining(
+    job: Job,
+    genotype: Genotype,
+    data: Dataset,
+    device: torch.device,
+    initial: dict[str, torch.Tensor] | None = None,
+) -> DescribedRetraining:
+    """The retraining of `genotype` at its start, from `initial` weights where they are given."""
+    part = job.retrain
+    card = NetworkCard(
+        genotype,
+        job.spec(part, data.input_shape, data.num_classes),
+        data.classes,
+        Normalization.of(data.train),
+        job.data.name,
+    )
+    with about("retrain.augmentation"):
+        part.augmentation.check(*data.input_shape[1:])
+    with about("retrain"):
+        work = Retraining(
+            card.build,
+            plan_retraining(job),
+            part.recipe,
+            train=data.train,
+            normalization=card.normalization,
+            seed=seeding.derive(job.seed, "retrain"),
+            augmentation=part.augmentation,
+            device=device,
+            round_steps=part.round_steps or None,
+            initial=initial,
+        )
+    return DescribedRetraining(work, card)
+
+
+def explaining_memory(job: Job, part: str) -> AbstractContextManager[None]:
+    """Turn running out of memory in the block into an error that names the keys of that part ("search", "retrain")."""
+    return memory.explaining(part, MEMORY_KEYS[part], fingerprint(job, part))
