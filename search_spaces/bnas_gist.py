@@ -17,7 +17,7 @@ from bnas.genotype import Genotype
 from bnas.layers.blocks import ConvNorm
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.norm import NormBinarize
-from bnas.layers.ops import BinaryConvOp, Op, Pool, Zero
+from bnas.layers.ops import BinaryConvOp, FactorizedReduce, Identity, Op, Pool, Zero
 from bnas.options import check_number, option
 from bnas.space import Scores
 from search_spaces.cell_network import INPUTS, Place
@@ -100,19 +100,25 @@ class BnasGist(CellSpace):
     """Zeroise, max and average pooling, dense binary convolutions 3x3 and 5x5, plain and dilated.
 
     `zeroise_gamma` divides the score of Zeroise in `derive`: 3 where the cell is transferred to ImageNet (the released
-    code divides the row of the first edge instead), else 1.
+    code divides the row of the first edge instead), else 1. `identity` adds that operation, as the successor EBNAS has it
+    (code sscckk/EBNAS): x itself, and at stride 2 two binary 1x1 convolutions, BN and PReLU.
     """
 
     name = "bnas_gist"
     size_class = GistSize
     ops = ("zeroise", "max_pool_3x3", "avg_pool_3x3", *CONVOLUTIONS)
-    parameter_free_ops = frozenset({"zeroise", "max_pool_3x3", "avg_pool_3x3"})
+    parameter_free_ops = frozenset({"zeroise", "max_pool_3x3", "avg_pool_3x3", "identity"})
     # The skips add the cell's inputs to fixed places of the concatenation, so the order of the nodes matters.
     symmetric_nodes = False
     retrain_size: ClassVar[Mapping[str, Any]] = {**CONFIGURATIONS["A"], "real_preprocess": False, "pool_norm": False}
 
-    def __init__(self, nodes: int = 4, zeroise_gamma: float = 1.0) -> None:
+    def __init__(self, nodes: int = 4, zeroise_gamma: float = 1.0, identity: bool = False) -> None:
+        if identity:
+            self.ops = (*self.ops, "identity")
         super().__init__(nodes)
+        if identity:
+            # Named only where it is set: genotypes of the published space keep their arguments and digests.
+            self.args = {**self.args, "identity": True}
         check_number("zeroise_gamma", zeroise_gamma, above=0)
         self.zeroise_gamma = zeroise_gamma
 
@@ -128,6 +134,8 @@ class BnasGist(CellSpace):
     def make_op(self, choice: str, channels: int, stride: int, scheme: Scheme, size: GistSize, own_input: bool) -> Op:
         if choice == "zeroise":
             return Zero(stride)
+        if choice == "identity":
+            return Identity() if stride == 1 else self._reduction(channels, scheme, own_input)
         if choice in CONVOLUTIONS:
             kernel_size, dilation = CONVOLUTIONS[choice]
             return BinaryConvOp(
@@ -142,6 +150,11 @@ class BnasGist(CellSpace):
             )
         kind = choice.removesuffix("_pool_3x3")
         return Pool(kind, stride, channels if size.pool_norm else None)
+
+    def _reduction(self, channels: int, scheme: Scheme, own_input: bool) -> Op:
+        after = nn.Sequential(nn.BatchNorm2d(channels, affine=own_input), nn.PReLU(channels))
+        norm = self.make_input(channels, scheme, affine=True) if own_input else None
+        return FactorizedReduce(channels, channels, scheme, norm=norm, after=after)
 
     def make_preprocess(self, c_in: int, c_out: int, scheme: Scheme, size: GistSize, halve: bool) -> nn.Module:
         return Preprocess(c_in, c_out, make_scheme("real") if size.real_preprocess else scheme, halve)
