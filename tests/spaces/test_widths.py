@@ -1,6 +1,7 @@
 """The space `widths`: published codes and costs, slices and soft gates of every network form, sizes that do not fit."""
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from bnas.genotype import Genotype
 from bnas.layers import BinaryConv2d
 from bnas.layers.residual import ACTIVATIONS, BinaryUnit, PooledProjection, ResidualBlock
 from bnas.space import Gates, NetSpec, soft_gates
+from experiments.config import load_job
 from experiments.plot import draw_genotype
 from search_spaces import make_space, space_of
 from search_spaces.width_gates import Place, WidthGates
@@ -418,3 +420,15 @@ def test_facts_and_the_picture_of_a_chain() -> None:
     assert list(graph)[:5] == ["image", "stage_0", "block_0_0", "block_0_1", "stage_1"]
     assert {b: choice for _, b, choice in graph.edges.data("choice") if choice} == dict(genotype.choices)
     assert draw_genotype(space, genotype).get_size_inches().min() > 1
+
+
+def test_the_shipped_resnet20_is_uniform_and_its_job_builds_it() -> None:
+    text = (resources.files("search_spaces") / "genotypes" / "resnet20.json").read_text()
+    genotype = Genotype.from_json(text)
+    assert genotype == Widths("resnet20").coded([1] * 12)
+    job = load_job("cifar10_resnet20_bireal")
+    assert job.make_space().digest(genotype) == Widths("resnet20").digest(genotype)
+    network = job.make_space().build(genotype, job.spec(job.retrain, (3, 32, 32), 10))
+    assert sum(p.numel() for p in network.parameters()) == 273_722
+    assert all(block.around_each for block in network.body)
+    assert [type(block.shortcut) for block in network.body if block.shortcut is not None] == [PooledProjection] * 2
