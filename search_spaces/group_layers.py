@@ -68,14 +68,9 @@ def mixed(chosen: Chosen, weight_of: Callable[[int], Tensor]) -> tuple[Tensor, i
         groups = chosen[0][0]
         return weight_of(groups), groups
     fewest = min(groups for groups, _ in chosen)
-    total: Tensor | None = None
-    for groups, gate in chosen:
-        part = widened(weight_of(groups), groups, fewest)
-        part = part if gate is None else gate * part
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("a convolution needs at least one active group number")
-    return total, fewest
+    parts = [widened(weight_of(groups), groups, fewest) for groups, _ in chosen]
+    gated = [part if gate is None else gate * part for part, (_, gate) in zip(parts, chosen, strict=True)]
+    return sum(gated[1:], gated[0]), fewest
 
 
 class SharedBinaryConv2d(BinaryConv2d):
@@ -99,7 +94,7 @@ class SharedBinaryConv2d(BinaryConv2d):
 
     def forward(self, x: Tensor, chosen: Chosen | None = None) -> Tensor:
         """`chosen` None: the first of the numbers."""
-        chosen = chosen or ((self.groups, None),)
+        chosen = ((self.groups, None),) if chosen is None else chosen
         if len(chosen) == 1 and self.exact and not self.training:
             return self._exactly(x, chosen[0][0])
         weight, groups = mixed(chosen, lambda number: self.binarizer_of(number)(self.kept(number)))
@@ -132,7 +127,7 @@ class SharedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, chosen: Chosen | None = None) -> Tensor:
         """`chosen` None: the first of the numbers."""
-        weight, groups = mixed(chosen or ((self.groups, None),), self.kept)
+        weight, groups = mixed(((self.groups, None),) if chosen is None else chosen, self.kept)
         return F.conv2d(x, weight, groups=groups)
 
     def state_of(self, groups: int) -> Mapping[str, Tensor]:

@@ -269,7 +269,7 @@ class GroupMobileNet(SearchSpace):
     def graphs(self, genotype: Genotype) -> dict[str, nx.DiGraph]:
         """One chain from the image to the classes; the edge into a layer is its searched 3x3 convolution."""
         graph = nx.DiGraph()
-        before = "image"
+        graph.add_edge("image", before := "stem")
         for index, groups in enumerate(self.chosen(genotype)):
             name = _name(index).partition(".")[0]
             graph.add_edge(before, name, choice=f"conv_3x3_{groups}_group{'s' * (groups > 1)}")
