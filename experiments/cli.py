@@ -16,7 +16,9 @@ from experiments.console import fail
 
 WRONG_INPUT = 2
 BUG = 70
-EXIT_CODES = "Exit codes: 0 done; 1 verify found a difference; 2 wrong input; 3 stopped before the end."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 verify found a difference, or doctor a fault; 2 wrong input; 3 stopped before the end."
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -238,6 +240,40 @@ def plot(
     from experiments import commands
 
     raise typer.Exit(commands.plot(source, to, round, json_file))
+
+
+@app.command()
+def plan(
+    job: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped job.")],
+    settings: Settings = None,
+    genotype: Annotated[
+        Path | None, typer.Option(help="Genotype file to retrain; default: one drawn at random.")
+    ] = None,
+    device: Device = None,
+    json_file: JsonFile = None,
+) -> None:
+    """What a job will take: real steps of each phase at its true sizes give its time, memory and disk. No run is begun.
+
+    Example: [bold]bnas plan cifar10_bats --set data.path=FOLDER[/bold]
+    """
+    from experiments import plan_command
+
+    raise typer.Exit(plan_command.run(job, settings or [], genotype, device, json_file))
+
+
+@app.command()
+def doctor(
+    data: Annotated[str | None, typer.Option(help="A data set to try, by name.")] = None,
+    path: Annotated[str | None, typer.Option(help="Folder or file of that data set.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """What this machine has, and whether its arithmetic is right; exit code 1 if a test fails.
+
+    Example: [bold]bnas doctor --data cifar10 --path FOLDER[/bold]
+    """
+    from experiments import doctor as machine
+
+    raise typer.Exit(machine.run(data, path, json_file))
 
 
 @app.command()

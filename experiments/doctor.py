@@ -23,7 +23,7 @@ from bnas.errors import BnasError
 from bnas.kernels import BACKENDS, Backend
 from bnas.kernels.packing import pack_activations, pack_matrix, pack_weights
 from experiments.config import load_job, shipped_jobs
-from experiments.console import console, size
+from experiments.console import console, size, write_json
 
 # Linux' names of what popcount kernels profit from, and ours.
 FEATURES = {
@@ -63,6 +63,15 @@ def examine(data: str | None = None, path: str | None = None) -> Report:
         "data": data_sets(data, path),
         "jobs": jobs(),
     }
+
+
+def run(data: str | None, path: str | None, json_file: Path | None) -> int:
+    """The command; its exit code."""
+    report = examine(data, path)
+    show(report)
+    if json_file is not None:
+        write_json(json_file, to_dict(report))
+    return 0 if is_sound(report) else 1
 
 
 def is_sound(report: Report) -> bool:

@@ -1,6 +1,7 @@
 """The report on a machine: what is there, what is not, and back ends whose integers are wrong."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 
 from bnas.errors import BnasError
 from bnas.kernels import BACKENDS, get_backend
-from bnas.registry import Registry
 from experiments import doctor
+from tests.jobs.tiny_chain import bnas
 
 
 def lines(report: doctor.Report, section: str) -> dict[str, doctor.Finding]:
@@ -43,8 +44,8 @@ def test_it_fits_on_a_screen(report: doctor.Report, capsys: pytest.CaptureFixtur
     assert shown.rstrip().endswith("everything that was tested works")
 
 
-def broken(**functions: Any) -> Registry[Any]:
-    return BACKENDS.extended({"broken": lambda: dataclasses.replace(get_backend("reference"), **functions)})
+def broken(**functions: Any) -> dict[str, Any]:
+    return {**BACKENDS, "broken": lambda: dataclasses.replace(get_backend("reference"), **functions)}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_a_backend_that_is_not_here_is_no_failure(monkeypatch: pytest.MonkeyPatc
     def absent() -> Any:
         raise BnasError("back end 'absent' needs a GPU")
 
-    monkeypatch.setattr(doctor, "BACKENDS", BACKENDS.extended({"absent": absent}))
+    monkeypatch.setattr(doctor, "BACKENDS", {**BACKENDS, "absent": absent})
     (finding,) = [finding for finding in doctor.backends() if finding.name == "absent"]
     assert (finding.state, finding.text) == ("missing", "back end 'absent' needs a GPU")
     assert doctor.is_sound({"back ends": (finding,)})
@@ -134,3 +135,23 @@ def test_a_shipped_job_that_is_spoilt(tmp_path: Path, monkeypatch: pytest.Monkey
     (finding,) = doctor.jobs()
     assert finding.state == "failed"
     assert "unknown key 'seeds'" in finding.text
+
+
+def test_the_command_and_its_exit_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = bnas(capsys, "doctor", "--json", tmp_path / "doctor.json")
+    assert (said.code, said.err) == (0, "")
+    written = json.loads((tmp_path / "doctor.json").read_text())
+    assert written["sound"] is True
+    assert written["back ends"][0] == {
+        "name": "reference",
+        "text": "conv2d, matmul and threshold_pack equal torch's integers",
+        "state": "ok",
+    }
+    said = bnas(capsys, "doctor", "--data", "cifar10", "--path", tmp_path)
+    assert said.code == 1
+    assert "failed: no cifar10 in" in said.out
+    assert "something failed" in said.out
+    monkeypatch.setattr(doctor, "BACKENDS", broken(matmul=None))
+    assert bnas(capsys, "doctor").code == 1
