@@ -147,7 +147,7 @@ def facts(rows: Sequence[tuple[str, Any]]) -> None:
     made.add_column(style="dim")
     made.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(name, Text(str(value)))
+        made.add_row(Text(name), Text(str(value)))
     console.print(made)
 
 
