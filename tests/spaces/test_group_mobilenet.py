@@ -283,8 +283,10 @@ def test_one_active_number_each_is_the_built_network(form: str, training: bool) 
 @pytest.mark.parametrize("form", FORMS)
 def test_soft_gates_that_choose_are_that_choice(form: str, scheme: str, training: bool) -> None:
     space, net = space_and_net(form, scheme)
-    net.train(training)
     genotype = drawn(space, 1)
+    # Running statistics that are not those of the start, under which sums of signs fall on thresholds.
+    net.train()(images(form), space.gates(genotype))
+    net.train(training)
     weights = {d.name: torch.tensor([float(genotype.choice(d.name) == c) for c in d.choices]) for d in space.decisions}
     with torch.no_grad():
         hard = net(images(form), space.gates(genotype))
@@ -437,6 +439,22 @@ def test_soft_cost_is_the_weighted_sum_of_the_choices(form: str) -> None:
     dense, grouped = cost(base), cost(dict(every(space, -1).choices))
     assert grouped[1] < dense[1]
     assert (grouped[0] < dense[0]) == (form == "M2")
+
+
+@pytest.mark.parametrize("module", ["M2", "M3"])
+def test_a_space_without_the_number_1_is_sliced_from_its_fewest_groups(module: str) -> None:
+    space = GroupMobileNet(layers=(2, 4, 4), groups=(2, 4), group_channels=1, channels=4)
+    spec = NetSpec((2, 8, 8), 3, "bats", {}, {"stem": "imagenet", "module": module})
+    net = space.supernet(spec)
+    x = torch.randn(2, 2, 8, 8)
+    for pick in (0, -1):
+        genotype = every(space, pick)
+        built = space.build(genotype, spec)
+        built.load_state_dict(net.state_for(genotype))
+        assert torch.equal(built(x), net(x, space.gates(genotype)))
+        cost = measure(built, spec.input_shape)
+        real, binary = net.expected_cost(space.gates(genotype))
+        assert (float(real), float(binary)) == (cost.macs_real, cost.macs_binary)
 
 
 def test_shared_weights_are_handed_out_as_copies() -> None:
