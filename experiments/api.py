@@ -36,6 +36,7 @@ from experiments.config import (
     JobError,
     fingerprint,
     load_job,
+    load_plugins_of,
     make_job,
     plan_retraining,
 )
@@ -43,6 +44,7 @@ from experiments.genotype_formats import read_genotype
 from experiments.job_text import job_text
 from experiments.yaml_file import read as read_yaml
 from search_spaces import space_of
+from search_spaces.published import PUBLISHED, published
 
 __all__ = [
     "Job",
@@ -253,8 +255,15 @@ def _check_equal_sizes(searched: Job, retrained: Job) -> None:
         raise JobError(f"retrain.init_from_search needs equal sizes. {listed}")
 
 
+def is_published(path: Path | str) -> bool:
+    """Whether `path` is the name of a published genotype and no file."""
+    return str(path) in PUBLISHED and not Path(path).exists()
+
+
 def load_genotype(path: Path | str) -> Genotype:
-    """The genotype in a JSON or YAML file, checked against the space that it names; `BnasError` names the file."""
+    """The genotype in a JSON or YAML file, or a published one by its name, checked against the space that it names."""
+    if is_published(path):
+        return published(str(path))
     genotype = read_genotype(path)
     try:
         space_of(genotype)
@@ -267,6 +276,7 @@ def genotype_of_round(files: RunFiles, number: int | None = None) -> Genotype:
     """The genotype of a finished search, or the one that stood after round `number` of its history."""
     if not files.is_started() and not files.genotype.exists():
         raise BnasError(f"{files.folder} is not a run: it has no {files.job.name} and no {files.genotype.name}")
+    load_plugins_of(files)
     if number is None:
         if not files.genotype.exists():
             raise BnasError(_unfinished(files))

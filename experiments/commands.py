@@ -17,7 +17,7 @@ from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
 from bnas.rundir import RunDir, retraining_at
 from bnas.space import NetSpec
 from experiments import api, deployment
-from experiments.config import Job, JobError, load_job, make_job, shipped_jobs
+from experiments.config import Job, JobError, load_job, make_job, set_up, shipped_jobs
 from experiments.console import Counter, facts, fail, hint, make_reporter, print_cost, say, size, table, write_json
 from experiments.genotype_formats import format_for, write_genotype
 from experiments.job_text import job_text, our_defaults
@@ -25,6 +25,7 @@ from experiments.network import find_trained, load_trained
 from experiments.plot import draw_genotype, graphs_of, save_figure
 from experiments.yaml_file import scalar
 from search_spaces import SPACES, space_of
+from search_spaces.published import about
 from strategies import STRATEGIES
 
 DONE, DIFFERENT, STOPPED = 0, 1, 3
@@ -123,8 +124,7 @@ def retrain(
     json_file: Path | None,
     again: str,
 ) -> int:
-    genotype, job_file, folder = _genotype_job_folder(source, job)
-    loaded = load_job(job_file, _settings(settings, device))
+    genotype, loaded, job_file, folder = _genotype_job_folder(source, job, _settings(settings, device))
     with _naming(job_file):
         done = api.retrain(
             loaded,
@@ -147,8 +147,8 @@ def retrain(
     return _end(done, content, json_file, again)
 
 
-def _genotype_job_folder(source: Path, job: str | None) -> tuple[Genotype, str, Path]:
-    """The genotype of a run folder or of a file, the job to train it with, and the folder of the run."""
+def _genotype_job_folder(source: Path, job: str | None, settings: Sequence[str]) -> tuple[Genotype, Job, str, Path]:
+    """The genotype of a run, a file or a published name, the job to train it with and its name, the run's folder."""
     if source.is_file() and source == RunDir(source.parent).files_for_search().genotype:
         # The genotype.json of a run stands for the run.
         source = source.parent if RunDir(source.parent).files_for_search().is_started() else source
@@ -159,18 +159,39 @@ def _genotype_job_folder(source: Path, job: str | None) -> tuple[Genotype, str, 
                 f"{source} is a retraining, not a search: name its run, {run}, or a genotype file with --job"
             )
         files = RunDir(source).files_for_search()
-        return api.genotype_of_round(files), job or str(files.job), source
+        genotype, job = api.genotype_of_round(files), job or str(files.job)
+        return genotype, load_job(job, settings), job, source
     genotype = api.load_genotype(source)
+    if job is None and api.is_published(source):
+        return (
+            genotype,
+            _published_job(str(source), genotype, settings),
+            f"bnas retrain {source}",
+            Path("runs") / source,
+        )
     if job is None:
         raise BnasError(
             f"{source} is a genotype without a job: say with which data and recipe to train it, "
             f"--job FILE or one of {', '.join(shipped_jobs())}"
         )
-    return genotype, job, Path("runs") / source.stem
+    return genotype, load_job(job, settings), job, Path("runs") / source.stem
+
+
+def _published_job(name: str, genotype: Genotype, settings: Sequence[str]) -> Job:
+    """The job of a published genotype: its space, the first of its published networks, our recipe, the user's images."""
+    if not any(assignment.split("=")[0].strip() == "data.name" for assignment in settings):
+        raise BnasError(
+            f"{name} is a published genotype without images to train it on: add --set data.name=cifar10 "
+            f"--set data.path=FOLDER, or --job FILE or one of {', '.join(shipped_jobs())}"
+        )
+    network = next(iter(about(name)["networks"].values()))
+    retrain = {key: network[key] for key in ("size", "scheme", "scheme_options") if key in network}
+    content = {"space": {"name": genotype.space, "args": dict(genotype.space_args)}, "retrain": retrain}
+    return set_up(content, f"published genotype {name}", settings)
 
 
 def _genotype(source: Path, round: int | None) -> Genotype:
-    if not source.is_file():
+    if not source.is_file() and not (round is None and api.is_published(source)):
         if not source.exists():
             raise BnasError(f"there is no file or folder {source}")
         return api.genotype_of_round(RunDir(source).files_for_search(), round)
@@ -309,8 +330,7 @@ def _summarized(source: str, job: str | None, settings: Sequence[str]) -> tuple[
         return card.genotype, card.spec, api.job_of(files), None
     note = None
     if path.is_dir() or _is_genotype(path):
-        genotype, job_file, _ = _genotype_job_folder(path, job)
-        loaded = load_job(job_file, settings)
+        genotype, loaded, job_file, _ = _genotype_job_folder(path, job, settings)
     else:
         job_file, loaded = source, load_job(source, settings)
         genotype = api.random_genotype(loaded)
@@ -323,7 +343,7 @@ def _summarized(source: str, job: str | None, settings: Sequence[str]) -> tuple[
 def _is_genotype(path: Path) -> bool:
     """Whether a file is meant as a genotype and not as a job: both may be YAML."""
     if not path.is_file():
-        return False
+        return api.is_published(path)
     with atomic.explaining("read", path), path.open("rb") as file:
         return path.suffix == ".json" or FORMAT.encode() in file.read(LARGEST_FILE_BYTES)
 

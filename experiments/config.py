@@ -15,10 +15,12 @@ from bnas.binary import SCHEMES, make_scheme
 from bnas.data import READERS, Augmentation
 from bnas.errors import BnasError, nearest
 from bnas.options import check_number, option
+from bnas.rundir import RunFiles
 from bnas.space import NetSpec, SearchSpace
 from bnas.training.recipe import Recipe
 from bnas.training.retraining import STAGE_MODES, Stage, plan_stages
 from experiments import yaml_file
+from experiments.plugins import load_plugins
 from search_spaces import SPACES, make_space
 from strategies import STRATEGIES
 
@@ -110,6 +112,7 @@ class Job:
     device: str = setting("auto", "auto (cuda where there is one), cpu, cuda, cuda:1")
     deterministic: bool = setting(False, "on CUDA: only operations that repeat bit for bit")
     threads: int = setting(0, "CPU threads; 0: as many as torch takes")
+    plugins: tuple[str, ...] = setting((), "import paths of modules that add spaces, strategies or schemes")
     data: DataJob = field(default_factory=DataJob, metadata=_help("which images"))
     space: SpaceJob = field(default_factory=SpaceJob, metadata=_help("which architectures"))
     search: SearchJob = field(default_factory=SearchJob, metadata=_help("how the space is searched"))
@@ -168,9 +171,28 @@ def load_job(name_or_path: str, settings: Sequence[str] = ()) -> Job:
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise BnasError(f"{path}: a job is a table of keys and values, found {strict.shown(content)}")
+    return set_up(content, str(path), settings)
+
+
+def set_up(content: dict[str, Any], where: str, settings: Sequence[str] = ()) -> Job:
+    """The job of nested plain values with `key=value` settings applied; `content` is changed by them."""
     for assignment in settings:
         _apply(content, assignment)
-    return make_job(content, " ".join([str(path), *(f"--set {assignment}" for assignment in settings)]))
+    return make_job(content, " ".join([where, *(f"--set {assignment}" for assignment in settings)]))
+
+
+def load_plugins_of(files: RunFiles) -> None:
+    """Import what the job of a run names as plugins: its genotype may be of a space that one of them adds."""
+    if files.job.exists():
+        _load_plugins(yaml_file.read(files.job))
+
+
+def _load_plugins(content: Any) -> None:
+    """Import the plugins of a job before it is checked; what is not a list of words is left to the check."""
+    paths = content.get("plugins") if isinstance(content, dict) else None
+    if isinstance(paths, list | tuple) and all(isinstance(path, str) for path in paths):
+        with about("plugins"):
+            load_plugins(paths)
 
 
 def _apply(content: dict[str, Any], assignment: str) -> None:
@@ -196,6 +218,7 @@ def make_job(content: Table, where: str = "") -> Job:
     `BnasError` names `where` (the file that the values are from, if any) and the key.
     """
     try:
+        _load_plugins(content)
         return _completed(strict.build(Job, content))
     except BnasError as error:
         raise BnasError(f"{where}: {error}" if where else str(error)) from None
@@ -232,7 +255,7 @@ def _completed(job: Job) -> Job:
         plan_retraining(job)
     return dataclasses.replace(
         job,
-        space=dataclasses.replace(job.space, args=dict(space.args)),
+        space=dataclasses.replace(job.space, args={**space.args, **job.space.args}),
         search=dataclasses.replace(job.search, options=dataclasses.asdict(options), size=dataclasses.asdict(sizes[0])),
         retrain=dataclasses.replace(job.retrain, size=dataclasses.asdict(sizes[1])),
     )

@@ -15,6 +15,7 @@ from bnas.genotype import Genotype
 from bnas.rundir import RunDir, RunFiles, retraining_at
 from bnas.space import NetSpec
 from bnas.training.retraining import Retraining
+from experiments.config import load_plugins_of
 from search_spaces import space_of
 
 
@@ -97,6 +98,7 @@ def load_trained(files: RunFiles) -> TrainedNetwork:
     if found is None:
         raise BnasError(f"there is no checkpoint {files.checkpoint}; `bnas retrain {files.folder.parent}` makes it")
     state = found.state
+    load_plugins_of(files)
     try:
         card = NetworkCard.from_dict(state["network"])
         model = card.build(state["network"]["scheme"], state["network"]["scheme_options"])

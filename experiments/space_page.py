@@ -26,12 +26,18 @@ def extremes(space: SearchSpace, spec: NetSpec) -> tuple[Genotype, Genotype]:
     return cheapest, space.derive(prices)
 
 
+def _place(layer: str) -> str:
+    """cells.6.skips.1.1 -> cells.*.skips; stem.body.0 -> stem"""
+    parts = layer.split(".")
+    return ".".join([parts[0], "*", parts[2]]) if len(parts) > 2 and parts[1].isdigit() else parts[0]
+
+
 def describe_space(space: SearchSpace, search: NetSpec, retrain: NetSpec) -> dict[str, Any]:
     """The page of `bnas space` as plain values; costs are those of the network that `retrain` describes."""
     costs: dict[str, NetworkCost] = {}
     for name, genotype in zip(("cheapest", "dearest"), extremes(space, search), strict=True):
         costs[name] = measure(space.build(genotype, retrain), retrain.input_shape)
-    real = sorted({layer.name.split(".")[0] for layer in costs["dearest"].layers if layer.macs_real})
+    real = sorted({_place(layer.name) for layer in costs["dearest"].layers if layer.macs_real})
     groups: dict[str, int] = {}
     for decision in space.decisions:
         if decision.group is not None:
