@@ -36,6 +36,10 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; the old conten
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1; overrides the job.")]
 MaxMinutes = Annotated[float | None, typer.Option(help="Finish the round and stop after this many minutes.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write what is printed to this file.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", help="Import path of a module that adds spaces, strategies or schemes. Repeatable."),
+]
 Round = Annotated[int | None, typer.Option(help="Genotype of this round of a run instead of the last.")]
 
 
@@ -55,6 +59,16 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+def _with(settings: list[str] | None, plugins: list[str] | None) -> list[str]:
+    """The settings with the plugins among them; these are imported now, as a genotype may be of one of their spaces."""
+    if not plugins:
+        return settings or []
+    from experiments.plugins import load_plugins
+
+    load_plugins(plugins)
+    return [*(settings or []), f"plugins=[{', '.join(plugins)}]"]
 
 
 def _again() -> str:
@@ -83,6 +97,7 @@ def init(
 def search(
     job: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped job.")],
     settings: Settings = None,
+    plugin: Plugins = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/JOB.")] = None,
     fresh: Fresh = False,
     device: Device = None,
@@ -96,17 +111,20 @@ def search(
     from experiments import commands
 
     raise typer.Exit(
-        commands.search(job, settings or [], run, fresh, device, max_minutes, json_file, again=_again()),
+        commands.search(job, _with(settings, plugin), run, fresh, device, max_minutes, json_file, again=_again()),
     )
 
 
 @app.command()
 def retrain(
-    source: Annotated[Path, typer.Argument(help="The folder of a finished search, or a genotype file.")],
+    source: Annotated[
+        Path, typer.Argument(help="The folder of a finished search, a genotype file, or a published name (bnas_a).")
+    ],
     job: Annotated[
         str | None, typer.Option(help="Job to train with; default: that of the search. A genotype file needs one.")
     ] = None,
     settings: Settings = None,
+    plugin: Plugins = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default: that of the search.")] = None,
     id: Annotated[str | None, typer.Option(help="Name of this retraining; default scheme and seed.")] = None,
     fresh: Fresh = False,
@@ -123,7 +141,9 @@ def retrain(
     from experiments import commands
 
     raise typer.Exit(
-        commands.retrain(source, job, settings or [], run, id, fresh, device, max_minutes, json_file, again=_again()),
+        commands.retrain(
+            source, job, _with(settings, plugin), run, id, fresh, device, max_minutes, json_file, again=_again()
+        ),
     )
 
 
@@ -215,6 +235,7 @@ def summary(
     source: Annotated[str, typer.Argument(help="A job, a run folder, a retraining's folder, or a genotype file.")],
     job: Annotated[str | None, typer.Option(help="Job whose data and sizes a genotype file is shown with.")] = None,
     settings: Settings = None,
+    plugin: Plugins = None,
     json_file: JsonFile = None,
 ) -> None:
     """Costs of the network per layer, which layers stay real, and which settings are not the paper's.
@@ -223,12 +244,12 @@ def summary(
     """
     from experiments import commands
 
-    raise typer.Exit(commands.summary(source, job, settings or [], json_file))
+    raise typer.Exit(commands.summary(source, job, _with(settings, plugin), json_file))
 
 
 @app.command()
 def plot(
-    source: Annotated[Path, typer.Argument(help="A run folder or a genotype file.")],
+    source: Annotated[Path, typer.Argument(help="A run folder, a genotype file, or a published name.")],
     to: Annotated[Path | None, typer.Option(help="PNG, SVG or PDF to write; default genotype.png beside it.")] = None,
     round: Round = None,
     json_file: JsonFile = None,
@@ -243,9 +264,31 @@ def plot(
 
 
 @app.command()
+def space(
+    name: Annotated[str, typer.Argument(help="A search space.")],
+    images: Annotated[
+        str, typer.Option(help="Channels x height x width of the images that costs are for.")
+    ] = "3x32x32",
+    classes: Annotated[int, typer.Option(min=1, help="Classes that costs are for.")] = 10,
+    settings: Settings = None,
+    plugin: Plugins = None,
+    to: Annotated[Path | None, typer.Option(help="PNG, SVG or PDF to draw a random architecture into.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """What a search space holds: architectures, decisions, what stays real, the cheapest and the dearest network.
+
+    Example: [bold]bnas space bnas_gist --images 3x224x224 --classes 1000 --set retrain.size.stem=imagenet[/bold]
+    """
+    from experiments import space_command
+
+    raise typer.Exit(space_command.run(name, images, classes, _with(settings, plugin), to, json_file))
+
+
+@app.command()
 def plan(
     job: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped job.")],
     settings: Settings = None,
+    plugin: Plugins = None,
     genotype: Annotated[
         Path | None, typer.Option(help="Genotype file to retrain; default: one drawn at random.")
     ] = None,
@@ -258,7 +301,7 @@ def plan(
     """
     from experiments import plan_command
 
-    raise typer.Exit(plan_command.run(job, settings or [], genotype, device, json_file))
+    raise typer.Exit(plan_command.run(job, _with(settings, plugin), genotype, device, json_file))
 
 
 @app.command()
