@@ -255,10 +255,17 @@ def _completed(job: Job) -> Job:
         plan_retraining(job)
     return dataclasses.replace(
         job,
-        space=dataclasses.replace(job.space, args={**space.args, **job.space.args}),
+        space=dataclasses.replace(job.space, args=_plain({**space.args, **job.space.args})),
         search=dataclasses.replace(job.search, options=dataclasses.asdict(options), size=dataclasses.asdict(sizes[0])),
         retrain=dataclasses.replace(job.retrain, size=dataclasses.asdict(sizes[1])),
     )
+
+
+def _plain(value: Any) -> Any:
+    """With lists for tuples, as a file holds them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def plan_retraining(job: Job) -> tuple[Stage, ...]:
