@@ -171,11 +171,15 @@ def test_killed_at_the_change_of_stage(
     # Two of four epochs of six steps.
     assert [record["stage"] for record in uninterrupted[name][1]] == ["real-weights"] * 12 + ["binary"] * 12
     history = History(work.files(run).history)
-    for rounds in (11, 12, 13):
+    for rounds in (11, 12, 13, 15):
         child = forked((*work.line, "--run", str(run)))
         wait_for(lambda rounds=rounds: len(history.read()) >= rounds)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+    # The last start continues the second stage.
+    found = saved.read(work.files(run), kind=work.kind)
+    assert found is not None
+    assert (found.state["stage"], found.rounds_done < 20) == (1, True)
     assert bnas(capsys, *work.line, "--run", run).code == 0
     assert equal(result(work, run), uninterrupted[name])
 
