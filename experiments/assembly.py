@@ -1,11 +1,12 @@
 """What a job asks for, made: images, device, strategy, retraining."""
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
 
 from bnas import memory, seeding
-from bnas.data import Batches, Dataset, ImageSet, Normalization, needs_path, read, split_for_search
+from bnas.data import Batches, Dataset, ImageSet, needs_path, read, split_for_search
 from bnas.genotype import Genotype
 from bnas.strategy import SearchTask, Strategy
 from bnas.training.retraining import Retraining
@@ -40,6 +41,9 @@ def prepare_torch(job: Job) -> torch.device:
     if job.threads:
         torch.set_num_threads(job.threads)
     if device.type == "cuda":
+        if job.deterministic:
+            # cuBLAS reads it when it starts; without it torch refuses its matrix products in this mode.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not job.deterministic
         torch.use_deterministic_algorithms(job.deterministic)
     return device
@@ -51,7 +55,8 @@ def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
         train, val = split_for_search(data.train, job.search.train_fraction, job.seed)
     with about("search.augmentation"):
         job.search.augmentation.check(*data.input_shape[1:])
-    normalization = Normalization.of(data.train)
+    with about("data"):
+        normalization = job.data.normalization(data.train)
 
     def batches(images: ImageSet, purpose: str) -> Batches:
         return Batches(
@@ -81,11 +86,13 @@ def make_retraining(
 ) -> DescribedRetraining:
     """The retraining of `genotype` at its start, from `initial` weights where they are given."""
     part = job.retrain
+    with about("data"):
+        normalization = job.data.normalization(data.train)
     card = NetworkCard(
         genotype,
         job.spec(part, data.input_shape, data.num_classes),
         data.classes,
-        Normalization.of(data.train),
+        normalization,
         job.data.name,
     )
     with about("retrain.augmentation"):

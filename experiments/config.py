@@ -12,7 +12,7 @@ import torch
 
 from bnas import strict
 from bnas.binary import SCHEMES, make_scheme
-from bnas.data import READERS, Augmentation
+from bnas.data import READERS, Augmentation, ImageSet, Normalization
 from bnas.errors import BnasError, nearest
 from bnas.options import check_number, option
 from bnas.rundir import RunFiles
@@ -63,6 +63,20 @@ class DataJob:
     name: str = setting("digits", f"a data set: {', '.join(READERS)}")
     path: str | None = setting(None, "folder or file that it is read from; digits need none")
     options: Table = field(default_factory=dict, metadata=_help("options of its reader"))
+    mean: tuple[float, ...] | None = setting(None, "of each channel, pixels from 0 to 1; null: of the training split")
+    std: tuple[float, ...] | None = setting(None, "likewise, with mean or not at all")
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise BnasError("mean and std are given together, or both are computed from the training split")
+
+    def normalization(self, train: ImageSet) -> Normalization:
+        """As given, or computed from the training images."""
+        if self.mean is None or self.std is None:
+            return Normalization.of(train)
+        given = Normalization(self.mean, self.std)
+        given.check(train.shape[0])
+        return given
 
 
 @dataclass(frozen=True)

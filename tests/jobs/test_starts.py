@@ -1,5 +1,6 @@
 """How a search or a retraining starts: on other images, with another job, as a longer one, without memory or device."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 import torch
 
 from bnas import checkpoint, tensorboard
-from bnas.data import Dataset, needs_path, read
+from bnas.data import Dataset, Normalization, needs_path, read
 from bnas.errors import BnasError
 from bnas.progress import SilentReporter
 from bnas.training.trainer import Trainer
-from experiments import api
+from experiments import api, assembly
 from tests.core.engine_toy import equal
 from tests.jobs import tiny_chain
 from tests.jobs.tiny_chain import bnas
@@ -238,3 +239,39 @@ def test_tensorboard_is_written_where_it_is_installed(tmp_path: Path, monkeypatc
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == found.outcome.rounds_total
     trained = api.retrain(job, api.random_genotype(job), tmp_path / "run")
     assert (trained.files.folder / "tensorboard" / "1").exists()
+
+
+def test_a_normalization_that_is_given_is_the_one_that_is_used(tmp_path: Path) -> None:
+    content = tiny_chain.content(tiny_chain.write_images(tmp_path / "tiny.npz"))
+
+    def card(**data: Any) -> Any:
+        job = api.make_job(content | {"data": content["data"] | data})
+        return api.make_retraining(job, api.random_genotype(job), api.read_data(job), torch.device("cpu")).card
+
+    given = card(mean=[0.25], std=[2])
+    assert (given.normalization.mean, given.normalization.std) == ((0.25,), (2.0,))
+    assert card().normalization == Normalization.of(read("npz", tmp_path / "tiny.npz").train)
+    job = api.make_job(content | {"data": content["data"] | {"mean": [0.25], "std": [2]}})
+    first = api.make_strategy(job, api.read_data(job), torch.device("cpu"))
+    assert first._task.train.normalization == given.normalization  # type: ignore[attr-defined]
+    with pytest.raises(BnasError, match="data: mean and std are given together"):
+        card(mean=[0.25])
+    with pytest.raises(BnasError, match="data: mean and std are for 3 channels; the images have 1"):
+        card(mean=[0.1, 0.2, 0.3], std=[1, 1, 1])
+
+
+def test_deterministic_on_cuda_sets_what_torch_and_cublas_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    images = tiny_chain.write_images(tmp_path / "tiny.npz")
+    before = torch.backends.cudnn.benchmark
+    try:
+        assembly.prepare_torch(tiny_chain.job(images))
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == (True, False)
+        assembly.prepare_torch(api.make_job({**tiny_chain.content(images), "deterministic": True}))
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == (False, True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = before
