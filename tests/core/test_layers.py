@@ -148,3 +148,10 @@ def test_an_operation_without_a_norm_uses_the_shared_sign_and_says_when_it_is_mi
     assert torch.equal(shared(x, own.norm(x)), own(x))
     with pytest.raises(ValueError, match="needs x_binary"):
         shared(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_sign_of_both_zeros_is_plus_one(dtype: torch.dtype) -> None:
+    x = torch.tensor([-1.0, -1e-7, -0.0, 0.0, 1e-7, 3.0, -float("inf"), float("inf")], dtype=dtype)
+    assert sign_pm1(x).tolist() == [-1, -1, 1, 1, 1, 1, -1, 1]
+    assert sign_pm1(x).dtype == dtype
