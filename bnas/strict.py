@@ -18,8 +18,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", *, key: str 
     """`cls(**values)` after checking keys and types: numbers, words, booleans, lists, tables, dataclasses, or null.
 
     An int is taken for a float, null for an empty table; a bool is never taken for a number. Messages start with
-    `where` (a file; left out when
-    empty) and name each key in full: `key`, the place of `values` in the whole, then the path below it.
+    `where` (a file; left out when empty) and name each key in full: `key`, the place of `values` in the whole, then the
+    path below it.
     """
     try:
         return _built(cls, values, key)
