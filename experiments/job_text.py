@@ -56,7 +56,7 @@ class _Lister:
 
     def __init__(self, job: Job) -> None:
         size, reader = job.make_space().size_class, READERS[job.data.name]
-        # The dataclass whose fields explain a plain table, or one sentence for all its keys.
+        # Plain tables: see `keys`.
         self._explained: dict[str, type | str] = {
             "data.options": f"option of data set {job.data.name}",
             "space.args": f"argument of space {job.space.name}",
@@ -73,8 +73,8 @@ class _Lister:
             "retrain.scheme_options": _parameters(SCHEMES[job.retrain.scheme]),
         }
 
-    def keys(self, table: Any, path: str) -> Iterator[Key]:
-        explained = self._explained.get(path, type(table))
+    def keys(self, table: Any, path: str, explained: type | str = Job) -> Iterator[Key]:
+        """`explained`: the dataclass whose fields explain the table, or one sentence for all its keys."""
         fields = {} if isinstance(explained, str) else {field.name: field for field in dataclasses.fields(explained)}
         for name, value in (vars(table) if dataclasses.is_dataclass(table) else table).items():
             inner = f"{path}.{name}" if path else name
@@ -86,7 +86,8 @@ class _Lister:
             is_table = dataclasses.is_dataclass(value) or (isinstance(value, Mapping) and bool(value))
             yield Key(inner, value, help, is_ours, is_table)
             if is_table:
-                yield from self.keys(value, inner)
+                below = type(value) if dataclasses.is_dataclass(value) else help
+                yield from self.keys(value, inner, self._explained.get(inner, below))
 
 
 def _parameters(factory: Any, kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD) -> list[str]:

@@ -89,7 +89,7 @@ def read(path: Path) -> Any:
     if len(data) > LARGEST_BYTES:
         raise BnasError(f"{path}: more than {LARGEST_BYTES:,} bytes; a job has a few thousand")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError:
         raise BnasError(f"{path}: not a text file in UTF-8") from None
     return parse(text, str(path))

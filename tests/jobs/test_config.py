@@ -43,7 +43,7 @@ def message(path, *settings):
         # A misspelt key at every level: where, what there is, the nearest.
         ("sead=1", "unknown key 'sead'; there are: seed, device, "),
         ("sead=1", ". Did you mean 'seed'?"),
-        ("data.nmae=x", "data: unknown key 'nmae'; there are: name, path, options. Did you mean 'name'?"),
+        ("data.nmae=x", "data: unknown key 'nmae'; there are: name, path, options, "),
         ("space.arg={}", "space: unknown key 'arg'; there are: name, args. Did you mean 'args'?"),
         ("space.args.nods=2", "space.args: no argument of space bats named 'nods'; there are: nodes. Did you mean"),
         ("search.stratgy=darts", "search: unknown key 'stratgy'; there are: strategy, options, scheme, "),
@@ -204,7 +204,13 @@ COMBINATIONS = [
     *({"space": {"name": space}} for space in SPACES),
     *({"retrain": {"scheme": scheme}, "search": {"scheme": scheme}} for scheme in SCHEMES),
     *({"data": {"name": data}} for data in READERS),
-    {"data": {"name": "npz", "path": "1e3", "options": {"layout": "no # yes", "a b": [1, None, {"x": 0.1}]}}},
+    {
+        "data": {
+            "name": "npz",
+            "path": "1e3",
+            "options": {"layout": "no # yes", "1e3": [1, None, {"x": 0.1}], "a: b": {"#": "~"}},
+        }
+    },
     {"retrain": {"scheme_options": {"strict": False}}, "seed": 2**70, "space": {"args": {"nodes": 2}}},
 ]
 
