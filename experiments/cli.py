@@ -29,13 +29,25 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
+
+def _checked_json(path: Path | None) -> Path | None:
+    """Refuse at the start what would fail at the end, after hours of training."""
+    if path is not None and path.is_dir():
+        raise BnasError(f"--json {path}: this is a folder; name a file")
+    if path is not None and not path.parent.is_dir():
+        raise BnasError(f"--json {path}: there is no folder {path.parent}")
+    return path
+
+
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change a key of the job: --set search.options.epochs=5. Repeatable.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; the old content is renamed, not removed.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1; overrides the job.")]
 MaxMinutes = Annotated[float | None, typer.Option(help="Finish the round and stop after this many minutes.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write what is printed to this file.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", callback=_checked_json, help="Also write what is printed to this file.")
+]
 Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugin", help="Import path of a module that adds spaces, strategies or schemes. Repeatable."),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bnas.deploy import file
 from bnas.genotype import Genotype
-from experiments import api
+from experiments import api, cli
 from experiments.assembly import make_retraining
 from experiments.config import load_job
 from experiments.job_text import our_defaults
@@ -21,7 +21,7 @@ from strategies import STRATEGIES
 from tests.jobs import tiny_chain
 from tests.jobs.tiny_chain import bnas
 
-COMMANDS = ("init", "search", "retrain", "export", "verify", "evaluate", "predict", "summary", "plot", "demo")
+COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
 
 
 @pytest.fixture
@@ -295,6 +295,11 @@ def test_help_shows_an_example_and_says_what_each_option_is(capsys, command):
     assert f"Example: bnas {command}" in said.out
     if command != "init":
         assert "--json" in said.out
+
+
+def test_the_commands_of_the_chain_are_there():
+    chain = {"init", "search", "retrain", "export", "verify", "evaluate", "predict", "summary", "plot", "demo"}
+    assert chain <= set(COMMANDS)
 
 
 def test_help_of_all_lists_the_commands_and_exit_codes(capsys):

@@ -102,6 +102,13 @@ def test_a_run_folder_that_cannot_be_one(capsys, here):
     assert refused(capsys, "search", "tiny.yaml", "--max-minutes", "0") == "max_minutes is 0.0; it must be above 0"
 
 
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(capsys, here):
+    for line in (("search", "tiny.yaml"), ("retrain", "run"), ("export", "run"), ("predict", "model.bnas", "x.png")):
+        assert refused(capsys, *line, "--json", "nodir/a.json") == "--json nodir/a.json: there is no folder nodir"
+        assert refused(capsys, *line, "--json", "empty") == "--json empty: this is a folder; name a file"
+    assert not (here / "runs").exists()
+
+
 def test_a_changed_job_does_not_go_on(capsys, here):
     said = refused(capsys, "search", "tiny.yaml", "--run", "run", "--set", "seed=1")
     assert said.startswith("run was started with another job, and has ")
