@@ -139,6 +139,9 @@ def retrain(
     plugin: Plugins = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default: that of the search.")] = None,
     id: Annotated[str | None, typer.Option(help="Name of this retraining; default scheme and seed.")] = None,
+    init_from_search: Annotated[
+        bool, typer.Option("--init-from-search", help="Start from the super-network's weights (needs equal sizes).")
+    ] = False,
     fresh: Fresh = False,
     device: Device = None,
     max_minutes: MaxMinutes = None,
@@ -152,10 +155,9 @@ def retrain(
     """
     from experiments import commands
 
+    changes = [*_with(settings, plugin), *(["retrain.init_from_search=true"] if init_from_search else [])]
     raise typer.Exit(
-        commands.retrain(
-            source, job, _with(settings, plugin), run, id, fresh, device, max_minutes, json_file, again=_again()
-        ),
+        commands.retrain(source, job, changes, run, id, fresh, device, max_minutes, json_file, again=_again()),
     )
 
 

@@ -60,6 +60,12 @@ def test_a_published_genotype_is_retrained_by_name(tmp_path: Path) -> None:
     assert list((tmp_path / "run").glob("retrain-*/checkpoint.pt"))
 
 
+def test_init_from_search_is_the_key_of_the_job(tmp_path: Path) -> None:
+    refused = bnas("retrain", "bnas_a", "--set", "data.name=digits", "--init-from-search", "--run", str(tmp_path / "r"))
+    assert refused.returncode == 2
+    assert "init_from_search" in refused.stderr
+
+
 def test_a_misspelt_published_name_and_a_bad_image_shape_have_messages() -> None:
     assert "bnas_a" in bnas("plot", "bnas_aa").stderr or "there is no file" in bnas("plot", "bnas_aa").stderr
     wrong = bnas("space", "bats", "--images", "32x32")
