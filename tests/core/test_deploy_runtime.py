@@ -12,6 +12,7 @@ from bnas.deploy.runtime import PackedNetwork
 from bnas.errors import BnasError
 from bnas.kernels import BACKENDS, Backend, reference
 from bnas.layers import BinaryLinear, NormBinarize
+from bnas.registry import Registry
 from tests.core.packed_networks import SHAPE, Cell, images, packed, trained
 
 
@@ -108,7 +109,8 @@ def test_the_chosen_backend_runs(monkeypatch):
         return call
 
     kernels = [counted(kernel) for kernel in (reference.conv2d, reference.matmul, reference.threshold_pack)]
-    monkeypatch.setattr("bnas.kernels.BACKENDS", BACKENDS.extended({"counting": lambda: Backend("counting", *kernels)}))
+    table = Registry("backend", {**BACKENDS, "counting": lambda: Backend("counting", *kernels)})
+    monkeypatch.setattr("bnas.kernels.BACKENDS", table)
     made = packed(trained(Cell("bats")))
     network = PackedNetwork(made, backend="counting")
     assert network.backend == "counting"

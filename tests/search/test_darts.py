@@ -103,7 +103,9 @@ def test_edge_normalization_weighs_edges_and_is_learned_saved_and_derived_from()
     search = darts(edge_normalization=True, alpha_warmup=0.0, epochs=2)
     gates = search._gates(search._weights(0))
     for group in ("normal.node_2", "normal.node_3"):
-        total = sum(float(gates.weights[d.name].sum()) for d in search._task.space.decisions if d.group == group)
+        total = sum(
+            float(gates.weights[d.name].detach().sum()) for d in search._task.space.decisions if d.group == group
+        )
         assert total == pytest.approx(1.0)
     start = {name: beta.detach().clone() for name, beta in search._betas.items()}
     search.run_round()
