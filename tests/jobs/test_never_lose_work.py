@@ -49,7 +49,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def search_by_gradient(images: Path) -> Work:
-    options = {"epochs": 6, "round_steps": 1, "alpha_learning_rate": 0.05}
+    options = {"epochs": 5, "round_steps": 1, "alpha_learning_rate": 0.05}
     content = tiny_chain.content(images, options=options)
     job = tiny_chain.write_job(images.parent / "gradient.yaml", content)
     return Work(("search", str(job)), "search", searched)
