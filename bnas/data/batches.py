@@ -1,5 +1,6 @@
 """Batches that are functions of the step, from images that live on the device."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -68,6 +69,20 @@ class Batches:
             raise BnasError(f"batch_size must be at least 1; found {size}")
         for images, labels in zip(self._images.split(size), self._labels.split(size), strict=True):
             yield normalize(images, self._mean, self._std), labels
+
+    def fixed(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same images in the same whole batches at every call: normalized, not varied, in one random order.
+
+        As many batches as hold `count` images, or all whole ones. For scores by batch statistics, which neither a
+        batch of one class (images may lie sorted) nor a short one gives.
+        """
+        if count < 1:
+            raise BnasError(f"count is a number of images, at least 1; found {count}")
+        generator = torch_generator(self._seed, self._purpose, "fixed")
+        order = torch.randperm(len(self), generator=generator).to(self.device)
+        whole = min(math.ceil(count / self.batch_size), self.steps_per_epoch)
+        for indices in order[: whole * self.batch_size].split(self.batch_size):
+            yield normalize(self._images[indices], self._mean, self._std), self._labels[indices]
 
     def _order_of(self, epoch: int) -> Tensor:
         """The permutation of an epoch, on the device; kept until another epoch is asked for."""

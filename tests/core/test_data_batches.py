@@ -139,3 +139,21 @@ def test_normalization_and_augmentation_must_fit_the_images():
         Batches(numbered(4), 2, seed=0, normalization=Normalization((0.5,) * 3, (0.5,) * 3))
     with pytest.raises(BnasError, match="cutout of 6 pixels on images of 6 x 6; at most 5"):
         batches(4, 2, side=6, augmentation=Augmentation(cutout=6))
+
+
+def test_fixed_batches_are_whole_mixed_and_the_same_at_every_call():
+    # Sorted by class, as folders are read.
+    images = ImageSet(numbered(23, 6).images, torch.arange(23) // 8)
+    source = Batches(images, 5, seed=0, normalization=PLAIN, augmentation=VARIED)
+    first, again = list(source.fixed(11)), list(source.fixed(11))
+    assert [len(labels) for _, labels in first] == [5, 5, 5]
+    for (x, y), (other_x, other_y) in zip(first, again, strict=True):
+        assert torch.equal(x, other_x)
+        assert torch.equal(y, other_y)
+        assert torch.equal((x[:, 0, 0, 0].round().long() - 1) // 8, y)
+        assert len(set(y.tolist())) > 1
+    assert [len(labels) for _, labels in source.fixed(10**6)] == [5] * 4
+    other = Batches(images, 5, seed=1, normalization=PLAIN, augmentation=VARIED)
+    assert not torch.equal(next(other.fixed(1))[0], first[0][0])
+    with pytest.raises(BnasError, match="count is a number of images, at least 1; found 0"):
+        next(source.fixed(0))

@@ -364,6 +364,9 @@ class Broken:
     def in_order(self, batch_size=None):
         return self.inner.in_order(batch_size)
 
+    def fixed(self, count):
+        return self.inner.fixed(count)
+
     def __len__(self):
         return len(self.inner)
 
