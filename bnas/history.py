@@ -1,13 +1,12 @@
 """history.jsonl: one JSON object a line for each finished round, on the disk before the round counts as done."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bnas import atomic
+from bnas import atomic, plain_json
 from bnas.errors import BnasError
 
 TIME = "time"
@@ -27,7 +26,7 @@ class History:
 
     def append(self, record: Mapping[str, Any], *, kept: str = "The lines before are kept.") -> None:
         """Add one line and wait until it is on the disk; `BnasError` with `kept` where the file system refuses."""
-        line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+        line = plain_json.dumps(record) + "\n"
         with atomic.explaining("write", self.path, kept):
             is_new = not self.path.exists()
             with self.path.open("ab") as file:
@@ -72,13 +71,3 @@ class History:
         if not isinstance(record, dict):
             raise BnasError(f"{self.path}, line {number}: a {type(record).__name__}, where a JSON object is needed")
         return record
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

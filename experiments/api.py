@@ -107,6 +107,8 @@ def search(
     signals and the clock itself. `BnasError` for what the caller can mend, before anything is trained or moved where
     that can be known: also a retraining that could not begin is refused here and not after the search.
     """
+    if job.genotype is not None:
+        raise JobError(f"genotype: {job.genotype} is given, so there is nothing to search: train it by bnas retrain")
     files = RunDir(Path(run)).files_for_search()
     reporter = reporter or SilentReporter()
     device = prepare_torch(job)
@@ -188,6 +190,8 @@ def retrain(
     `search`; `genotype` may be of any space, and `run` need not hold a search unless `retrain.init_from_search` is set.
     """
     run = Path(run)
+    if job.genotype is not None and load_genotype(job.genotype) != genotype:
+        raise JobError(f"genotype: the job is for {job.genotype}, and another genotype is to be trained")
     space = space_of(genotype)
     files = RunDir(run).files_for_retrain(id if id is not None else f"{job.retrain.scheme}-seed{job.seed}")
     reporter = reporter or SilentReporter()

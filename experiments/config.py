@@ -127,6 +127,15 @@ class Job:
     deterministic: bool = setting(False, "on CUDA: only operations that repeat bit for bit")
     threads: int = setting(0, "CPU threads; 0: as many as torch takes")
     plugins: tuple[str, ...] = setting((), "import paths of modules that add spaces, strategies or schemes")
+    seeds: int = setting(1, "of bnas compare: how many seeds, from `seed` on, each entry has")
+    compare: tuple[str, ...] = setting(
+        (), "what bnas compare compares: strategies, schemes, or names of compare_options"
+    )
+    compare_options: Table = field(
+        default_factory=dict,
+        metadata=_help("of bnas compare: entry -> what differs in this job, such as {search: {options: {epochs: 5}}}"),
+    )
+    genotype: str | None = setting(None, "a genotype file or published name that is trained; null: one is searched")
     data: DataJob = field(default_factory=DataJob, metadata=_help("which images"))
     space: SpaceJob = field(default_factory=SpaceJob, metadata=_help("which architectures"))
     search: SearchJob = field(default_factory=SearchJob, metadata=_help("how the space is searched"))
@@ -142,6 +151,8 @@ class Job:
         return NetSpec(input_shape, num_classes, part.scheme, dict(part.scheme_options), dict(part.size))
 
 
+# What a single search or retraining does not depend on.
+OF_COMPARISONS = ("seeds", "compare", "compare_options", "genotype")
 # May differ between two starts of one run. Images may move to another folder; that they are the same ones is checked.
 MAY_CHANGE = ("device", "deterministic", "data.path")
 # Smaller values need less memory.
@@ -240,6 +251,7 @@ def make_job(content: Table, where: str = "") -> Job:
 
 def _completed(job: Job) -> Job:
     check_number("threads", job.threads, at_least=0, at_most=MOST_THREADS, whole=True)
+    check_number("seeds", job.seeds, at_least=1, whole=True)
     check_number("search.batch_size", job.search.batch_size, at_least=1, whole=True)
     check_number("search.train_fraction", job.search.train_fraction, above=0, below=1)
     check_number("retrain.round_steps", job.retrain.round_steps, at_least=0, whole=True)
@@ -269,17 +281,17 @@ def _completed(job: Job) -> Job:
         plan_retraining(job)
     return dataclasses.replace(
         job,
-        space=dataclasses.replace(job.space, args=_plain({**space.args, **job.space.args})),
+        space=dataclasses.replace(job.space, args=plain({**space.args, **job.space.args})),
         search=dataclasses.replace(job.search, options=dataclasses.asdict(options), size=dataclasses.asdict(sizes[0])),
         retrain=dataclasses.replace(job.retrain, size=dataclasses.asdict(sizes[1])),
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """With lists for tuples, as a file holds them."""
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def plan_retraining(job: Job) -> tuple[Stage, ...]:
@@ -301,9 +313,9 @@ def strategy_options(job: Job) -> Any:
 
 def fingerprint(job: Job, part: str) -> dict[str, Any]:
     """The flat keys that a run of that part ("search" or "retrain") depends on."""
-    other = "retrain" if part == "search" else "search"
+    others = ("retrain" if part == "search" else "search", *OF_COMPARISONS)
     flat = dict(_flat(dataclasses.asdict(job), ""))
-    return {key: value for key, value in flat.items() if not key.startswith(f"{other}.")}
+    return {key: value for key, value in flat.items() if key.split(".")[0] not in others}
 
 
 def _flat(table: Table, prefix: str) -> Iterator[tuple[str, Any]]:

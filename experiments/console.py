@@ -1,8 +1,6 @@
 """What the terminal shows: progress, tables, messages."""
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from bnas import atomic
+from bnas import atomic, plain_json
 from bnas.progress import PlainReporter, Record, Reporter, Summary, numbers, readable_time
 
 if TYPE_CHECKING:
@@ -153,16 +151,8 @@ def facts(rows: Sequence[tuple[str, Any]]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """The content of a table as a file; numbers that JSON does not have become the words "nan", "inf" and "-inf"."""
-    atomic.write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    atomic.write_text(path, plain_json.dumps(content, indent=2) + "\n")
     say(f"wrote {path}")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def count(value: float) -> str:
