@@ -41,7 +41,8 @@ class Resumable(Protocol):
         """Do one round and return its metrics, JSON-ready.
 
         `samples` (how many were processed) becomes `time.samples_per_second`; a mapping `time` is for what may differ
-        between two equal runs. Raises `NonFiniteLoss` where a number became NaN or infinite.
+        between two equal runs; a text `warning` is told to the user. `rounds_total` may have become smaller, for work
+        that finds that it should end. Raises `NonFiniteLoss` where a number became NaN or infinite.
         """
         ...
 
@@ -141,12 +142,14 @@ class _Run:
             how = "stopped at once" if isinstance(error, KeyboardInterrupt) else "ended by an error"
             self._reporter.finish(f"{how}. {self._safe()}")
             raise
-        self._reporter.finish(f"{outcome.status} after {outcome.rounds_done} of {total} rounds: {outcome.reason}")
+        of = outcome.rounds_total
+        self._reporter.finish(f"{outcome.status} after {outcome.rounds_done} of {of} rounds: {outcome.reason}")
         return outcome
 
     def _rounds(self, request: StopRequest) -> Outcome:
         if self._is_done():
             return self._outcome("finished", "nothing was left to do")
+        planned = self._work.rounds_total
         while not self._is_done():
             if request.reason is not None:
                 return self._outcome("stopped", f"{request.reason}; the same command goes on from here")
@@ -154,7 +157,10 @@ class _Run:
                 record = self._round()
                 self._save(record)
             self._reporter.round(record)
+            self._note(record.get("warning"))
             self._say_notes()
+        if self._work.rounds_total < planned:
+            return self._outcome("finished", f"it ended itself; {planned} rounds were planned")
         return self._outcome("finished", "all rounds are done")
 
     def _earlier(self) -> list[dict[str, Any]]:

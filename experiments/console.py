@@ -23,7 +23,8 @@ if not console.is_terminal:
     # A file or a pipe has no edge at which a table would have to be folded.
     console.width = 1000
 
-_SHOWN = ("loss", "accuracy", "val_accuracy")
+# A record of a retraining has the first two or three of them.
+_SHOWN = ("loss", "accuracy", "val_accuracy", "parameter_free", "depth", "entropy", "sign_flips")
 
 
 def say(text: str) -> None:

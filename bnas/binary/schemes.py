@@ -44,6 +44,11 @@ def binary_activations(strict: bool = False) -> Scheme:
     return Scheme(_real_weight, lambda channels: Binarizer(Box(strict=strict)))
 
 
+def binary_weights(scale_start: str = "mean_abs", strict: bool = True) -> Scheme:
+    """Weights as in `bats`, real activations: the third search domain of BATS' ablation (arXiv 2003.01711)."""
+    return Scheme(bats(scale_start, strict).weight, _real_activation)
+
+
 def bnn(weight_gradient: str = "identity") -> Scheme:
     """BNN (Courbariaux, Hubara et al. 2016, arXiv 1602.02830).
 
@@ -99,6 +104,7 @@ SCHEMES: Registry[Callable[..., Scheme]] = Registry(
     {
         "real": real,
         "binary-activations": binary_activations,
+        "binary-weights": binary_weights,
         "bnn": bnn,
         "xnor": xnor,
         "bireal": bireal,

@@ -74,7 +74,8 @@ class Trainer:
         """Run `count` steps, or those that are left, and return the slice's figures.
 
         `loss` (mean), `accuracy` (share of the training images that were right before their update), `learning_rate`
-        (of the last step), `samples`. `NonFiniteLoss` names the first step whose loss is not a number: on the CPU
+        (of the last step), `samples`; with `grad_clip`, `clipped_steps`, the share of them whose gradient was longer.
+        `NonFiniteLoss` names the first step whose loss is not a number: on the CPU
         before that step changed a weight; elsewhere after the slice, as nothing waits for the device in between. In
         both cases load a saved state before going on.
         """
@@ -82,6 +83,7 @@ class Trainer:
         if count < 1:
             raise ValueError(f"no step to run: {self.step} of {self.total_steps} are done")
         losses = torch.empty(count, device=self.device)
+        norms = []
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         samples = 0
         self.model.train()
@@ -96,17 +98,20 @@ class Trainer:
                 losses[index] = loss.detach()
                 if self.waits_each_step:
                     self._check_finite(losses[index : index + 1], self.step)
-                self._update(loss)
+                norms += self._update(loss)
             correct += (logits.detach().argmax(dim=1) == labels).sum()
             samples += len(labels)
             self.step += 1
         self._check_finite(losses, self.step - count)
-        return {
+        figures = {
             "loss": losses.double().mean().item(),
             "accuracy": int(correct) / samples,
             "learning_rate": schedules.learning_rate(self.recipe, self.step - 1, self.total_steps),
             "samples": samples,
         }
+        if norms:
+            figures["clipped_steps"] = (torch.stack(norms) > self.recipe.grad_clip).double().mean().item()
+        return figures
 
     def evaluation_model(self) -> nn.Module:
         """The network to evaluate and to keep, in evaluation mode: the moving average where there is one.
@@ -158,21 +163,23 @@ class Trainer:
             )
         return loss, main_logits(outputs)
 
-    def _update(self, loss: Tensor) -> None:
-        """One update of the weights, the latent windows and the moving average."""
+    def _update(self, loss: Tensor) -> list[Tensor]:
+        """One update of the weights, the latent windows and the moving average; the gradient's norm where it is clipped."""
         rate = schedules.learning_rate(self.recipe, self.step, self.total_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
+        norms = []
         if self.recipe.grad_clip:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+            norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip))
         self._scaler.step(self._optimizer)
         self._scaler.update()
         clip_to_windows(self._latents)
         if self._average is not None:
             _average_into(self._average, self.model, min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step)))
+        return norms
 
     def _check_finite(self, losses: Tensor, first_step: int) -> None:
         bad = (~torch.isfinite(losses)).nonzero()

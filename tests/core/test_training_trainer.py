@@ -216,7 +216,7 @@ def test_it_overfits_a_few_images_under_every_scheme(scheme):
     assert accuracy(run.evaluation_model(), source) > 0.95
     shares = share_of_plus_one(model, source.batch(0)[0])
     assert all(0.2 < share < 0.8 for share in shares.values())
-    assert len(shares) == (0 if scheme == "real" else 2)
+    assert len(shares) == (2 if make_scheme(scheme).activation(1).binarizes else 0)
 
 
 def test_latent_weights_stay_within_the_window():
@@ -272,6 +272,13 @@ def test_the_gradient_is_clipped_to_its_norm():
 
     assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
     assert moved(0.0) > 0.1
+
+
+def test_the_share_of_clipped_steps_is_told():
+    def share(clip):
+        return trainer(Recipe(epochs=1, grad_clip=clip), Tiny("real")).run_steps(2).get("clipped_steps")
+
+    assert [share(0.0), share(1e-6), share(1e6)] == [None, 1.0, 0.0]
 
 
 def test_the_moving_average_is_the_formula():
