@@ -16,6 +16,9 @@ _OPTIONS_OF = (
     (("search", "strategy"), ("search", "options")),
     (("search", "scheme"), ("search", "scheme_options")),
     (("retrain", "scheme"), ("retrain", "scheme_options")),
+    (("space", "name"), ("space", "args")),
+    (("space", "name"), ("search", "size")),
+    (("space", "name"), ("retrain", "size")),
 )
 Table = Mapping[str, Any]
 
@@ -74,14 +77,19 @@ def _entry(job: Job, base: Table, name: str, seed: int) -> Job:
     for key in ("seed", *OF_COMPARISONS, "plugins"):
         if key in changes:
             raise BnasError(f"compare_options.{name}: {key} is one for the whole comparison")
-    content = dict(base)
-    for of, options in _OPTIONS_OF:
-        if _at(changes, of) not in (None, _at(base, of)):
-            content = _merged(content, {options[0]: {options[1]: None}})
     try:
-        return make_job(_merged(content, {**changes, "seed": seed}))
+        return make_job(changed(base, {**changes, "seed": seed}))
     except BnasError as error:
         raise error.within(f"compare: {name}") from None
+
+
+def changed(content: Table, changes: Table) -> dict[str, Any]:
+    """The keys of a job with some of them changed; the options of what gets another name start anew."""
+    merged = dict(content)
+    for of, options in _OPTIONS_OF:
+        if _at(changes, of) not in (None, _at(content, of)):
+            merged = _merged(merged, {options[0]: {options[1]: None}})
+    return _merged(merged, changes)
 
 
 def _meaning(job: Job, name: str) -> dict[str, Any]:

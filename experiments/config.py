@@ -135,6 +135,12 @@ class Job:
         default_factory=dict,
         metadata=_help("of bnas compare: entry -> what differs in this job, such as {search: {options: {epochs: 5}}}"),
     )
+    spaces: Table = field(
+        default_factory=dict,
+        metadata=_help(
+            "of bnas cross: search space -> what differs in this job there, such as {search: {size: {cells: 3}}}"
+        ),
+    )
     genotype: str | None = setting(None, "a genotype file or published name that is trained; null: one is searched")
     data: DataJob = field(default_factory=DataJob, metadata=_help("which images"))
     space: SpaceJob = field(default_factory=SpaceJob, metadata=_help("which architectures"))
@@ -152,7 +158,7 @@ class Job:
 
 
 # What a single search or retraining does not depend on.
-OF_COMPARISONS = ("seeds", "compare", "compare_options", "genotype")
+OF_COMPARISONS = ("seeds", "compare", "compare_options", "spaces", "genotype")
 # May differ between two starts of one run. Images may move to another folder; that they are the same ones is checked.
 MAY_CHANGE = ("device", "deterministic", "data.path")
 # Smaller values need less memory.

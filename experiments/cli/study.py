@@ -68,3 +68,28 @@ def rank(
             run, architectures, epochs, settings or [], device, max_minutes, json_file, again=typed_again()
         ),
     )
+
+
+@app.command()
+def cross(
+    job: Annotated[str, typer.Argument(help="A YAML file, or a shipped job; its keys compare and spaces say what.")],
+    settings: Settings = None,
+    plugin: Plugins = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of all its runs; default runs/cross-JOB.")] = None,
+    device: Device = None,
+    max_minutes: MaxMinutes = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Every strategy on every space: a comparison for each space, and tables of both.
+
+    The same line continues what was stopped.
+
+    Example: [bold]bnas cross digits_cross --set seeds=2[/bold]
+    """
+    from experiments import cross_command
+
+    raise typer.Exit(
+        cross_command.run(
+            job, with_plugins(settings, plugin), run, device, max_minutes, json_file, again=typed_again()
+        ),
+    )
