@@ -244,6 +244,10 @@ class SearchSpace(ABC):
                 choices[unit[-position].name] = choice
         return self.genotype(choices)
 
+    def reference(self) -> Genotype:
+        """The genotype whose cost is one unit where costs are weighed; here: whatever is listed first, everywhere."""
+        return self.derive({decision.name: [0.0] * len(decision.choices) for decision in self.decisions})
+
     def count(self) -> int:
         """How many genotypes can be drawn (symmetric ones counted apart)."""
         total = 1

@@ -23,6 +23,7 @@ class SearchTask:
     """All that a strategy gets. There is no test split to peek at.
 
     `train` trains weights; `val` trains or scores architectures. Both give batches as functions of the step.
+    `deployed`: the network that the found architecture will be, whose costs budgets limit; None: that of `spec`.
     """
 
     space: SearchSpace
@@ -31,6 +32,7 @@ class SearchTask:
     val: BatchSource
     seed: int
     device: torch.device
+    deployed: NetSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,22 @@ def describe_genotype(space: SearchSpace, genotype: Genotype) -> dict[str, Any]:
     }
 
 
-def distinct_genotypes(space: SearchSpace, count: int, seed: int, *address: object) -> list[Genotype]:
-    """Up to `count` random genotypes that differ under the space's symmetries; fewer when the space has no more."""
+Draw = Callable[[np.random.Generator], Genotype]
+
+
+def distinct_genotypes(
+    space: SearchSpace, count: int, seed: int, *address: object, draw: Draw | None = None
+) -> list[Genotype]:
+    """Up to `count` random genotypes that differ under the space's symmetries; fewer when there are no more.
+
+    `draw`: how one is drawn, by default uniformly from the whole space.
+    """
+    draw = space.random if draw is None else draw
     rng: np.random.Generator = seeding.numpy_generator(seed, *address)
     found: dict[str, Genotype] = {}
     repeats = 0
     while len(found) < count and repeats < DRAWS_BEFORE_EXHAUSTED:
-        drawn = space.random(rng)
+        drawn = draw(rng)
         digest = space.digest(drawn)
         repeats = repeats + 1 if digest in found else 0
         found.setdefault(digest, drawn)

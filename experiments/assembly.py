@@ -72,7 +72,13 @@ def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
     spec = job.spec(job.search, data.input_shape, data.num_classes)
     with about("search"):
         task = SearchTask(
-            job.make_space(), spec, batches(train, "search-train"), batches(val, "search-val"), job.seed, device
+            job.make_space(),
+            spec,
+            batches(train, "search-train"),
+            batches(val, "search-val"),
+            job.seed,
+            device,
+            deployed=job.spec(job.retrain, data.input_shape, data.num_classes),
         )
         return STRATEGIES[job.search.strategy].make(task, strategy_options(job))
 

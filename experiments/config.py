@@ -318,10 +318,18 @@ def strategy_options(job: Job) -> Any:
 
 
 def fingerprint(job: Job, part: str) -> dict[str, Any]:
-    """The flat keys that a run of that part ("search" or "retrain") depends on."""
+    """The flat keys that a run of that part ("search" or "retrain") depends on.
+
+    A search with a budget depends on the size of the retraining, too: it is the cost of that network which is limited.
+    """
     others = ("retrain" if part == "search" else "search", *OF_COMPARISONS)
     flat = dict(_flat(dataclasses.asdict(job), ""))
-    return {key: value for key, value in flat.items() if key.split(".")[0] not in others}
+    limited = any(value is not None for key, value in flat.items() if key.startswith("search.options.budget."))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.split(".")[0] not in others or (part == "search" and limited and key.startswith("retrain.size."))
+    }
 
 
 def _flat(table: Table, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -194,7 +194,7 @@ def print_cost(cost: "NetworkCost") -> None:
     made.add_row("total", "", *map(count, totals), *map(size, bytes), style="bold")
     console.print(made)
     say(
-        f"{cost.parameters:,} parameters; real + binary / 64 = {count(cost.macs_total)} MACs; "
+        f"{cost.parameters:,} parameters; real + binary / 64 = {count(cost.macs_effective)} MACs; "
         f"all outputs of layers together {size(cost.activation_bytes)}"
     )
 

@@ -86,7 +86,10 @@ class _Lister:
             is_table = dataclasses.is_dataclass(value) or (isinstance(value, Mapping) and bool(value))
             yield Key(inner, value, help, is_ours, is_table)
             if is_table:
-                below = type(value) if dataclasses.is_dataclass(value) else help
+                # A table of options within options is a mapping here; its field says what it is made into.
+                made = fields[name].default_factory if name in fields else None
+                kind = made if isinstance(made, type) and dataclasses.is_dataclass(made) else help
+                below = type(value) if dataclasses.is_dataclass(value) else kind
                 yield from self.keys(value, inner, self._explained.get(inner, below))
 
 

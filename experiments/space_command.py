@@ -53,7 +53,7 @@ def _show(page: Mapping[str, Any], images: str, classes: int) -> None:
         [
             (
                 name,
-                *(count(cost[key]) for key in ("macs_real", "macs_binary", "macs_total")),
+                *(count(cost[key]) for key in ("macs_real", "macs_binary", "macs_effective")),
                 size(cost["weight_bytes"]),
             )
             for name, cost in page["costs"].items()

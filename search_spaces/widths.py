@@ -214,6 +214,11 @@ class Widths(SearchSpace):
         widths = {name: channels[name][choice] for name, choice in genotype.choices}
         return FixedChainNetwork(self.chain, spec, size, widths)
 
+    def reference(self) -> Genotype:
+        """The uniform network of the ratio nearest to 1."""
+        nearest = min(self.ratios, key=lambda choice: abs(self.ratios[choice] - 1))
+        return self.genotype({decision.name: nearest for decision in self.decisions})
+
     def canonical(self, genotype: Genotype) -> Genotype:
         """The same choices with this space's own arguments: a file may say 1.0 for the ratio 1."""
         return self.genotype(dict(genotype.choices))

@@ -5,14 +5,16 @@ Li and Talwalkar 2019, arXiv 1902.07638: random search is a hard baseline in arc
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bnas import seeding
+from bnas.budget import ABOUT_BUDGET, Budget
 from bnas.errors import check_choice
+from bnas.feasible import Feasible
 from bnas.genotype import Genotype
 from bnas.options import check_number, option
 from bnas.strategy import SearchTask, StepKind, describe_genotype, distinct_genotypes, slice_steps
@@ -37,6 +39,7 @@ class RandomSearchOptions:
         "ours",
         choices=PRECISIONS,
     )
+    budget: Budget = field(default_factory=Budget, metadata=ABOUT_BUDGET)
     round_steps: int = option(0, "steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
 
     def __post_init__(self) -> None:
@@ -53,7 +56,10 @@ class RandomSearch:
     def __init__(self, task: SearchTask, options: RandomSearchOptions) -> None:
         self._task = task
         self._recipe = Recipe(learning_rate=options.learning_rate, epochs=options.epochs, precision=options.precision)
-        self._candidates = distinct_genotypes(task.space, options.samples, task.seed, "random", "genotypes")
+        feasible = Feasible(task, options.budget)
+        self._candidates = distinct_genotypes(
+            task.space, options.samples, task.seed, "random", "genotypes", draw=feasible.random
+        )
         self._scores: list[float] = []
         steps = options.epochs * task.train.steps_per_epoch
         self._round_steps = slice_steps(options.round_steps, task.train.steps_per_epoch)

@@ -13,7 +13,7 @@ SPEC = NetSpec((3, 8, 8), 5, "bats", {}, {"cells": 3, "channels": 4, "groups": 2
 
 def total(space_args: dict[str, int], genotype: object) -> float:
     space = make_space("bats", space_args)
-    return measure(space.build(genotype, SPEC), SPEC.input_shape).macs_total  # type: ignore[arg-type]
+    return measure(space.build(genotype, SPEC), SPEC.input_shape).macs_effective  # type: ignore[arg-type]
 
 
 def test_extremes_bound_every_drawn_architecture() -> None:
@@ -34,5 +34,5 @@ def test_the_page_holds_counts_decisions_and_costs() -> None:
     assert page["decisions"][0]["keeps"] == "2 of 2"
     assert page["never_derived"] == ["zero"]
     assert page["real_layers"] == ["classifier", "stem"]
-    assert page["costs"]["cheapest"]["macs_total"] < page["costs"]["dearest"]["macs_total"]
-    assert page["costs"]["cheapest"]["macs_total"] == pytest.approx(total({}, extremes(space, SPEC)[0]))
+    assert page["costs"]["cheapest"]["macs_effective"] < page["costs"]["dearest"]["macs_effective"]
+    assert page["costs"]["cheapest"]["macs_effective"] == pytest.approx(total({}, extremes(space, SPEC)[0]))

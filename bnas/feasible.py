@@ -1,0 +1,138 @@
+"""Architectures within a budget: drawn, cheapest, repaired. With bounded effort, and a message when there are none."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from bnas import seeding
+from bnas.budget import Budget, Cost, Costs
+from bnas.errors import BnasError
+from bnas.genotype import ABSENT, Genotype
+from bnas.latency import TableLatency
+from bnas.space import Gates, Scores, SearchSpace
+from bnas.strategy import SearchTask
+
+# Draws in a row that may miss the budget before architectures are reached from the cheapest one instead.
+RETRIES = 50
+# Mutations of the cheapest architecture, each kept where it stays within the budget.
+WALK = 20
+# Networks that are measured while looking for the cheapest one.
+MEASUREMENTS = 1000
+
+
+def neighbours(space: SearchSpace, genotype: Genotype) -> Iterator[Genotype]:
+    """Every genotype with one choice changed, or with one kept decision of a competing group replaced by another."""
+    chosen = dict(genotype.choices)
+    for unit in space.units():
+        for old in unit:
+            if genotype.choice(old.name) == ABSENT:
+                continue
+            rest = {name: choice for name, choice in chosen.items() if name != old.name}
+            for new in unit:
+                if new is old or genotype.choice(new.name) == ABSENT:
+                    for choice in space.drawable(new):
+                        if (new.name, choice) not in genotype.choices:
+                            yield space.genotype({**rest, new.name: choice})
+
+
+class Feasible:
+    """The architectures of a task's space that keep `budget`, as the network that the task says will be deployed."""
+
+    def __init__(self, task: SearchTask, budget: Budget) -> None:
+        self.budget = budget
+        self._task, self._space = task, task.space
+        spec = task.spec if task.deployed is None else task.deployed
+        latency = None if budget.latency_table is None else TableLatency(budget.latency_table, spec)
+        self.costs = Costs(task.space, spec, latency)
+        self._cheapest: Genotype | None = None
+
+    def cost(self, genotype: Genotype) -> Cost:
+        return self.costs.of(genotype)
+
+    def allows(self, genotype: Genotype) -> bool:
+        """Whether the genotype keeps every limit; without limits nothing is measured."""
+        return not self.budget.limits or self.budget.allows(self.cost(genotype))
+
+    def random(self, rng: np.random.Generator) -> Genotype:
+        """A genotype drawn uniformly from those within the budget, or, where hardly any are, near the cheapest."""
+        return self.proposed(lambda: self._space.random(rng), rng)
+
+    def proposed(self, propose: Callable[[], Genotype], rng: np.random.Generator) -> Genotype:
+        """The first of `RETRIES` proposals within the budget; if none is, the end of a walk from the cheapest."""
+        for _ in range(RETRIES):
+            genotype = propose()
+            if self.allows(genotype):
+                return genotype
+        genotype = self.cheapest()
+        for _ in range(WALK if self._space.count() > 1 else 0):
+            changed = self._space.mutate(genotype, rng)
+            genotype = changed if self.allows(changed) else genotype
+        return genotype
+
+    def cheapest(self) -> Genotype:
+        """The least loaded architecture found, the same in every process; `BnasError` where it is over the budget."""
+        if self._cheapest is None:
+            found = self._priced()
+            self._cheapest = found if self.allows(found) else self._descended(found)
+        if not self.allows(self._cheapest):
+            self._refuse(self._cheapest)
+        return self._cheapest
+
+    def _refuse(self, cheapest: Genotype) -> None:
+        choices = ", ".join(f"{name}: {choice}" for name, choice in cheapest.choices)
+        raise BnasError(
+            f"no architecture of space {self._space.name} was found within the budget ({self.budget}). "
+            f"The cheapest found costs {self.cost(cheapest)}. It is {choices}. Raise the budget, or make the network of "
+            f"the retraining smaller (its size)"
+        )
+
+    def _priced(self) -> Genotype:
+        """The cheapest choice of every decision by the super-network's MACs: exact where the costs of choices add up."""
+        with seeding.borrowed(self._task.seed, "prices"):
+            net = self._space.supernet(self._task.spec)
+        base = self._space.gates(self._space.reference())
+        scores: dict[str, list[float]] = {}
+        for decision in self._space.decisions:
+            prices = [
+                net.expected_cost(Gates({**base.active, decision.name: (choice,)})) for choice in decision.choices
+            ]
+            scores[decision.name] = [-float(real) - float(binary) / 64 for real, binary in prices]
+        return self._space.derive(scores)
+
+    def _descended(self, genotype: Genotype) -> Genotype:
+        """Greedy descent of the load: the first change that lowers it is taken, until none does."""
+        load = self.budget.load(self.cost(genotype))
+        measured, improved = 0, True
+        while improved and load > 1:
+            improved = False
+            for changed in neighbours(self._space, genotype):
+                measured += 1
+                if measured > MEASUREMENTS:
+                    return genotype
+                lighter = self.budget.load(self.cost(changed))
+                if lighter < load:
+                    genotype, load, improved = changed, lighter, True
+                    break
+        return genotype
+
+    def repaired(self, genotype: Genotype, scores: Scores) -> Genotype:
+        """The genotype if it keeps the budget; else changed step by step until it does.
+
+        Each step is the single change that loses the least score per load that it saves. `scores` as for
+        `SearchSpace.derive`. Where no change lowers the load, the cheapest architecture is the answer.
+        """
+        while not self.allows(genotype):
+            load, score = self.budget.load(self.cost(genotype)), self._score(genotype, scores)
+            best: tuple[float, Genotype] | None = None
+            for changed in neighbours(self._space, genotype):
+                saved = load - self.budget.load(self.cost(changed))
+                if saved > 0:
+                    loss = (score - self._score(changed, scores)) / saved
+                    best = (loss, changed) if best is None or loss < best[0] else best
+            if best is None:
+                return self.cheapest()
+            genotype = best[1]
+        return genotype
+
+    def _score(self, genotype: Genotype, scores: Scores) -> float:
+        return sum(scores[name][self._space.decision(name).choices.index(choice)] for name, choice in genotype.choices)
