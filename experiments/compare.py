@@ -165,7 +165,7 @@ def _measured(genotype: Genotype, searched: Run | None, trained: Run) -> dict[st
         "retrain_seconds": retrain_cost["seconds"],
         "macs_real": cost.macs_real,
         "macs_binary": cost.macs_binary,
-        "macs_total": cost.macs_total,
+        "macs_effective": cost.macs_effective,
         **packed,
     }
 
@@ -190,7 +190,7 @@ def _spent(run: Run) -> dict[str, float]:
 
 _MEANS = (
     *("search_samples", "search_seconds", "retrain_samples", "retrain_seconds"),
-    *("macs_real", "macs_binary", "macs_total", "packed_bytes"),
+    *("macs_real", "macs_binary", "macs_effective", "packed_bytes"),
 )
 
 

@@ -44,7 +44,7 @@ def run(
 def show(found: Cross) -> None:
     """Print accuracies, costs of the winners, and what the searches took."""
     _show(found, "\ntest accuracy after the same retraining (mean ± deviation over seeds)", _accuracy)
-    _show(found, "\nreal + binary / 64 MACs of the winners (mean)", lambda row: count(row.means["macs_total"]))
+    _show(found, "\nreal + binary / 64 MACs of the winners (mean)", lambda row: count(row.means["macs_effective"]))
     _show(found, "\nimages that the search saw (mean)", lambda row: count(row.means["search_samples"]))
     _show(found, "\nseconds of the search (mean)", lambda row: f"{row.means['search_seconds']:.0f}")
     verified = [row.verified for comparison in found.spaces.values() for row in comparison.rows]
