@@ -111,6 +111,8 @@ class SearchSpace(ABC):
     size_class: type[Any]
     # The size of the network that the papers retrain, where a job does not say otherwise.
     retrain_size: ClassVar[Mapping[str, Any]] = {}
+    # What besides the space's own decisions may be opened, and where: part of a binary layer -> names of places.
+    places: Mapping[str, tuple[str, ...]] = {}
 
     @abstractmethod
     def supernet(self, spec: NetSpec) -> Supernet: ...
@@ -126,6 +128,17 @@ class SearchSpace(ABC):
     def canonical(self, genotype: Genotype) -> Genotype:
         """One representative of all genotypes that the space's symmetries make equal; here: no symmetry."""
         return genotype
+
+    def place_of(self, network: nn.Module, module: str) -> str | None:
+        """Which of `places` the module of that dotted name is in, in a network of this space; None: in none."""
+        return None
+
+    def canonical_with(self, genotype: Genotype, at: Mapping[str, str]) -> tuple[Genotype, dict[str, str]]:
+        """`canonical` of a genotype together with what is chosen at places, place -> choice.
+
+        A symmetry that moves places moves what is chosen there; what is chosen where it has no effect is left out.
+        """
+        return self.canonical(genotype), dict(at)
 
     def digest(self, genotype: Genotype) -> str:
         """Equal for architectures that are the same network up to the space's symmetries."""
@@ -237,7 +250,7 @@ class SearchSpace(ABC):
                 values = list(scores[decision.name])
                 if len(values) != len(decision.choices) or not np.isfinite(values).all():
                     raise ValueError(f"decision {decision.name}: scores {values} for choices {decision.choices}")
-                allowed = [(v, -i) for i, v in enumerate(values) if decision.choices[i] not in self.never_derived]
+                allowed = [(v, -i) for i, v in enumerate(values) if decision.choices[i] in self.drawable(decision)]
                 value, index = max(allowed)
                 best.append((value, -position, decision.choices[-index]))
             for _value, position, choice in sorted(best, reverse=True)[: unit[0].keep or 1]:

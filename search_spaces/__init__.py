@@ -11,6 +11,7 @@ from bnas.space import SearchSpace
 from search_spaces.bats import Bats
 from search_spaces.bnas_gist import BnasGist
 from search_spaces.group_mobilenet import GroupMobileNet
+from search_spaces.opened import OpenedSpace
 from search_spaces.separable import BnasBeihang, CpNas, Darts
 from search_spaces.widths import Widths
 
@@ -29,19 +30,24 @@ SPACES: Registry[Callable[..., SearchSpace]] = Registry(
 
 
 def make_space(name: str, args: Mapping[str, Any] | None = None) -> SearchSpace:
-    """The space of that name; an argument it does not have is an error that lists those it has."""
+    """The space of that name; an argument it does not have is an error that lists those it has.
+
+    `open` is an argument of every space: what `OpenedSpace` leaves open besides.
+    """
     factory = SPACES[name]
     parameters = inspect.signature(factory).parameters
     # Files have lists where Python has tuples.
     args = {argument: tuple(v) if isinstance(v, list) else v for argument, v in (args or {}).items()}
+    parts = args.pop("open", ())
     for argument, value in args.items():
         if argument not in parameters:
-            raise unknown(f"argument of space {name}", argument, parameters)
+            raise unknown(f"argument of space {name}", argument, [*parameters, "open"])
         wanted = type(parameters[argument].default)
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             spoken = "list" if wanted is tuple else wanted.__name__
             raise BnasError(f"space {name}: argument {argument} takes a {spoken}, got {value!r}")
-    return factory(**args)
+    space = factory(**args)
+    return space if parts == () else OpenedSpace(space, parts)
 
 
 def space_of(genotype: Genotype) -> SearchSpace:

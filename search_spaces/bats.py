@@ -69,6 +69,7 @@ class Bats(CellSpace):
 
     name = "bats"
     size_class = BatsSize
+    openable = ("activation", "scale")
     ops = (*CONVOLUTIONS, "identity", "max_pool_3x3", "avg_pool_3x3", "zero")
     never_derived = frozenset({"zero"})
     parameter_free_ops = frozenset({"identity", "max_pool_3x3", "avg_pool_3x3", "zero"})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bnas.binary import Scheme, make_scheme
 from bnas.errors import check_choice
 from bnas.genotype import Genotype
+from bnas.layers.activation import Activation
 from bnas.layers.blocks import ConvNorm
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.norm import NormBinarize
@@ -62,7 +63,7 @@ class Preprocess(nn.Module):
         self.norm = NormBinarize(c_in, scheme)
         kernel_size, stride = (3, 2) if halve else (1, 1)
         self.conv = BinaryConv2d(c_in, c_out, kernel_size, scheme, stride=stride, padding=kernel_size // 2)
-        self.activation = nn.ReLU()
+        self.activation = Activation("relu", c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.activation(self.conv(self.norm(x)))
@@ -106,6 +107,7 @@ class BnasGist(CellSpace):
 
     name = "bnas_gist"
     size_class = GistSize
+    openable = ("activation", "scale")
     ops = ("zeroise", "max_pool_3x3", "avg_pool_3x3", *CONVOLUTIONS)
     parameter_free_ops = frozenset({"zeroise", "max_pool_3x3", "avg_pool_3x3", "identity"})
     # The skips add the cell's inputs to fixed places of the concatenation, so the order of the nodes matters.
@@ -152,7 +154,7 @@ class BnasGist(CellSpace):
         return Pool(kind, stride, channels if size.pool_norm else None)
 
     def _reduction(self, channels: int, scheme: Scheme, own_input: bool) -> Op:
-        after = nn.Sequential(nn.BatchNorm2d(channels, affine=own_input), nn.PReLU(channels))
+        after = nn.Sequential(nn.BatchNorm2d(channels, affine=own_input), Activation("prelu", channels))
         norm = self.make_input(channels, scheme, affine=True) if own_input else None
         return FactorizedReduce(channels, channels, scheme, norm=norm, after=after)
 

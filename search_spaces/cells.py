@@ -28,6 +28,8 @@ from search_spaces.cell_network import INPUTS, KINDS, Cell, CellSupernet, FixedC
 STEMS = ("cifar", "imagenet")
 # Canonical form tries every order of the nodes; 7! = 5,040 is still instant.
 MOST_NODES = 7
+# Their form at stride 2 has convolutions.
+IDENTITIES = ("identity", "skip_connect")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class CellSpace(SearchSpace):
     parameter_free_ops: frozenset[str] = frozenset()
     # Whether relabelling the nodes gives the same network up to the order of its weights.
     symmetric_nodes = True
+    # What can be opened (`search_spaces.opened`). A scale can where no norm behind the convolution divides it out.
+    openable: tuple[str, ...] = ("activation",)
 
     def __init__(self, nodes: int = 4) -> None:
         if not 1 <= nodes <= MOST_NODES:
@@ -99,6 +103,9 @@ class CellSpace(SearchSpace):
         self.nodes = nodes
         self.args: Mapping[str, Any] = {"nodes": nodes}
         self.decisions = cell_decisions(nodes, self.ops)
+        at_nodes = tuple(f"{kind}.node_{node}" for kind in KINDS for node in range(INPUTS, INPUTS + nodes))
+        of_inputs = tuple(f"{kind}.inputs" for kind in KINDS)
+        self.places = {part: at_nodes if part == "scale" else (*of_inputs, *at_nodes) for part in self.openable}
 
     @abstractmethod
     def make_op(self, choice: str, channels: int, stride: int, scheme: Scheme, size: Any, own_input: bool) -> Op:
@@ -196,6 +203,16 @@ class CellSpace(SearchSpace):
                     found.append((source, target, choice))
         return found
 
+    def place_of(self, network: nn.Module, module: str) -> str | None:
+        """cells.0.edges.edge_1_3.conv.activation -> normal.node_3; cells.0.preprocess.1.activation -> normal.inputs"""
+        parts = module.split(".")
+        if parts[0] != "cells" or len(parts) < 4:
+            return None
+        kind = network.cells[int(parts[1])].kind  # type: ignore[index, union-attr]
+        if parts[2] == "preprocess":
+            return f"{kind}.inputs"
+        return f"{kind}.node_{parts[3].rpartition('_')[2]}" if parts[2] == "edges" else None
+
     def facts(self, genotype: Genotype) -> dict[str, float]:
         chosen = [choice for _, choice in genotype.choices]
         free = sum(choice in self.parameter_free_ops for choice in chosen)
@@ -204,10 +221,15 @@ class CellSpace(SearchSpace):
 
     def canonical(self, genotype: Genotype) -> Genotype:
         """The smallest of all orders of the nodes that keep every edge pointing forward, each cell by itself."""
+        return self.canonical_with(genotype, {})[0]
+
+    def canonical_with(self, genotype: Genotype, at: Mapping[str, str]) -> tuple[Genotype, dict[str, str]]:
         self.check(genotype)
+        at = {place: choice for place, choice in at.items() if not self._is_idle(genotype, place)}
         if not self.symmetric_nodes:
-            return genotype
+            return genotype, at
         choices: dict[str, str] = {}
+        moved = {place: choice for place, choice in at.items() if place.endswith(".inputs")}
         nodes = range(INPUTS, INPUTS + self.nodes)
         for kind in KINDS:
             edges = self._edges(genotype, kind)
@@ -215,6 +237,19 @@ class CellSpace(SearchSpace):
             for order in permutations(nodes):
                 place = dict(zip((*range(INPUTS), *nodes), (*range(INPUTS), *order), strict=True))
                 if all(place[source] < place[target] for source, target, _ in edges):
-                    forms.append(sorted((place[target], place[source], choice) for source, target, choice in edges))
-            choices |= {f"{kind}.{edge_name(s, t)}": choice for t, s, choice in min(forms)}
-        return self.genotype(choices)
+                    renamed = sorted((place[target], place[source], choice) for source, target, choice in edges)
+                    forms.append((renamed, sorted((place[n], at.get(f"{kind}.node_{n}", "")) for n in nodes)))
+            smallest, labels = min(forms)
+            choices |= {f"{kind}.{edge_name(s, t)}": choice for t, s, choice in smallest}
+            moved |= {f"{kind}.node_{node}": choice for node, choice in labels if choice}
+        return self.genotype(choices), moved
+
+    def _is_idle(self, genotype: Genotype, place: str) -> bool:
+        """Whether no operation into that node has a convolution; an identity at stride 2 is taken for one."""
+        kind, _, node = place.partition(".")
+        into = [(s, choice) for s, t, choice in self._edges(genotype, kind) if f"node_{t}" == node]
+        reducing = kind == "reduction"
+        return bool(into) and all(
+            choice in self.parameter_free_ops and not (reducing and s < INPUTS and choice in IDENTITIES)
+            for s, choice in into
+        )

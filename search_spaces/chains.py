@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bnas.binary import Scheme, make_scheme
 from bnas.errors import check_choice
-from bnas.layers.residual import ACTIVATIONS, BLOCKS, DOWNSAMPLES, BinaryUnit, BlockGates, ResidualBlock, scale_channels
+from bnas.layers.activation import ACTIVATIONS
+from bnas.layers.residual import BLOCKS, DOWNSAMPLES, BinaryUnit, BlockGates, ResidualBlock, scale_channels
 from bnas.options import check_number, option
 from bnas.registry import Registry
 from bnas.space import NetSpec, check_input_shape
@@ -53,7 +54,8 @@ class Chain(Protocol):
 
     `channels`: of the first layer, as published. `multiples`: for each width that can be chosen, by name and in the
     order of published codes, its multiple of `channels`. `path`: the same names from the image to the classifier. `first`
-    is the stem's width, `last` the classifier's. `depth`: binary convolutions in a row. `has_blocks`: residual ones.
+    is the stem's width, `last` the classifier's. `units`: what each of the blocks of `body` is called. `depth`: binary
+    convolutions in a row. `has_blocks`: residual ones.
     """
 
     channels: int
@@ -61,6 +63,7 @@ class Chain(Protocol):
     path: tuple[str, ...]
     first: str
     last: str
+    units: tuple[str, ...]
     depth: int
     halvings: int
     has_blocks: bool
@@ -97,6 +100,7 @@ class VggSmall:
     channels = 128
     multiples: Mapping[str, int] = {f"conv_{i}": 2 ** (i // 2) for i in range(6)}
     path = tuple(multiples)
+    units = path[1:]
     first, last = "conv_0", "conv_5"
     depth = 5
     halvings = 3
@@ -142,6 +146,7 @@ class ResNet:
         self.path = tuple(
             name for stage in stages for name in (f"stage_{stage}", *(block for s, block in inner if s == stage))
         )
+        self.units = tuple(name for _, name in inner)
         self.first, self.last = "stage_0", f"stage_{len(blocks) - 1}"
         self.depth = 2 * sum(blocks)
         self.halvings = len(blocks) - 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bnas.binary import Binarizer, Scheme
 from bnas.layers import BinaryConv2d, NormBinarize
-from bnas.layers.ops import make_activation
+from bnas.layers.activation import Activation
 from bnas.layers.precision import without_autocast
 
 MODULES = ("M1", "M2", "M3")
@@ -171,7 +171,7 @@ class SpatialUnit(nn.Module):
         channels = conv.in_channels
         self.norm = NormBinarize(channels, scheme)
         self.conv = conv
-        self.after = nn.Sequential(nn.BatchNorm2d(channels), make_activation(activation, channels))
+        self.after = nn.Sequential(nn.BatchNorm2d(channels), Activation(activation, channels))
         halves = conv.stride[0] == 2
         self.shortcut = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if halves else nn.Identity()
 
@@ -197,7 +197,7 @@ class PointwiseUnit(nn.Module):
         self.copies = c_out // c_in
         self.norm = NormBinarize(c_in, scheme)
         self.conv = BinaryConv2d(c_in, c_out, 1, scheme)
-        self.after = nn.Sequential(nn.BatchNorm2d(c_out), make_activation(activation, c_out))
+        self.after = nn.Sequential(nn.BatchNorm2d(c_out), Activation(activation, c_out))
 
     def forward(self, x: Tensor, chosen: Chosen | None = None) -> Tensor:
         """`chosen` is for 1x1 convolutions that are searched; this one is dense."""
@@ -211,7 +211,7 @@ class RealPointwise(nn.Module):
     def __init__(self, conv: nn.Conv2d, activation: str) -> None:
         super().__init__()
         self.conv = conv
-        self.after = nn.Sequential(nn.BatchNorm2d(conv.out_channels), make_activation(activation, conv.out_channels))
+        self.after = nn.Sequential(nn.BatchNorm2d(conv.out_channels), Activation(activation, conv.out_channels))
 
     def forward(self, x: Tensor, chosen: Chosen | None = None) -> Tensor:
         shared = chosen is not None and isinstance(self.conv, SharedConv2d)

@@ -30,8 +30,8 @@ from bnas.binary import make_scheme
 from bnas.cost import measure
 from bnas.errors import BnasError, check_choice
 from bnas.genotype import Decision, Genotype
+from bnas.layers.activation import ACTIVATIONS
 from bnas.layers.blocks import ConvNorm
-from bnas.layers.ops import ACTIVATIONS
 from bnas.options import check_number, option
 from bnas.space import Gates, NetSpec, SearchSpace, Supernet, check_input_shape
 from search_spaces.group_layers import MODULES, Layer, SharedBinaryConv2d, SharedConv2d, places
@@ -226,6 +226,13 @@ class GroupMobileNet(SearchSpace):
                 f"{group_channels} or more a group: {_near(channels, groups[0], groups[0] * group_channels)}"
             )
         self.decisions = tuple(Decision(_name(i), tuple(map(str, n))) for i, n in enumerate(self.numbers))
+
+        self.places = {"activation": tuple(f"layer_{i:02d}" for i in range(len(layers)))}
+
+    def place_of(self, network: nn.Module, module: str) -> str | None:
+        """body.3.spatial.after.1 -> layer_03: both convolutions of a layer have the same activation."""
+        parts = module.split(".")
+        return f"layer_{int(parts[1]):02d}" if parts[0] == "body" and len(parts) > 2 else None
 
     def size(self, spec: NetSpec) -> GroupMobileNetSize:
         """The checked size of a network."""

@@ -115,10 +115,13 @@ class LayerwiseSpace(SearchSpace):
 
     layers: ClassVar[Mapping[str, tuple[str, ...]]]
     size_class: type[Any] = NoSize
+    # What can be opened (`search_spaces.opened`): leave out scale where a norm behind each convolution divides it out.
+    openable: ClassVar[tuple[str, ...]] = ("activation", "scale")
 
     def __init__(self) -> None:
         self.args: Mapping[str, Any] = {}
         self.decisions = tuple(Decision(name, choices) for name, choices in self.layers.items())
+        self.places = {part: tuple(self.layers) for part in self.openable}
 
     @abstractmethod
     def stem(self, spec: NetSpec, scheme: Scheme) -> nn.Module:
@@ -144,6 +147,11 @@ class LayerwiseSpace(SearchSpace):
         self.check(genotype)
         build(self.size_class, spec.size, f"size of a {self.name} network")
         return FixedLayerwiseNetwork(self, spec, {name: (genotype.choice(name),) for name in self.layers})
+
+    def place_of(self, network: nn.Module, module: str) -> str | None:
+        """layers.first.conv_3x3.activation -> first"""
+        parts = module.split(".")
+        return parts[1] if parts[0] == "layers" and len(parts) > 2 else None
 
     def facts(self, genotype: Genotype) -> dict[str, float]:
         chosen = [choice for _, choice in genotype.choices]

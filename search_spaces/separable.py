@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from bnas.binary import Scheme
+from bnas.layers.activation import Activation
 from bnas.layers.blocks import BinaryPointwise, CifarStem, ImageNetStem
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.norm import NormBinarize
@@ -55,9 +56,10 @@ class PointwiseNorm(nn.Module):
         self.before = before
         self.conv = BinaryConv2d(c_in, c_out, 1, scheme)
         self.out_norm = nn.BatchNorm2d(c_out)
+        self.activation = Activation("none", c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out_norm(self.conv(self.before(x)))
+        out: Tensor = self.activation(self.out_norm(self.conv(self.before(x))))
         return out
 
 

@@ -19,6 +19,7 @@ from bnas import strict
 from bnas.cost import measure
 from bnas.errors import BnasError
 from bnas.genotype import Decision, Genotype
+from bnas.layers.activation import Activation
 from bnas.options import check_number
 from bnas.space import Gates, NetSpec, SearchSpace, Supernet
 from search_spaces.chains import CHAINS, Chain, ChainNetwork, ChainSize, FixedChainNetwork
@@ -44,7 +45,7 @@ def axes_of_widths(chain: Chain, spec: NetSpec, size: ChainSize) -> dict[str, Ax
     """Which axes of which tensor of a network grow with which width.
 
     Read off a network without memory whose widths are distinct primes above every other size in it, so that the length
-    of an axis tells what it depends on.
+    of an axis tells what it depends on. The name of an activation stands for all that it has.
     """
     c, h, w = spec.input_shape
     primes = _primes_above(max(c, h * w, spec.num_classes))
@@ -55,7 +56,11 @@ def axes_of_widths(chain: Chain, spec: NetSpec, size: ChainSize) -> dict[str, Ax
     def axis(length: int) -> tuple[str, int] | None:
         return next(((name, length // prime) for name, prime in widths.items() if length % prime == 0), None)
 
-    return {name: tuple(axis(length) for length in tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(axis(length) for length in tensor.shape) for name, tensor in network.state_dict().items()}
+    # Whatever stands in the place of an activation has tensors of one axis, its channels.
+    return found | {
+        name: (axis(module.channels),) for name, module in network.named_modules() if isinstance(module, Activation)
+    }
 
 
 def _narrowed(tensor: Tensor, axes: Axes, widths: Mapping[str, int]) -> Tensor:
@@ -86,9 +91,14 @@ class WidthSupernet(ChainNetwork, Supernet):
     def _gates(self, gates: Gates) -> WidthGates:
         return WidthGates(gates, self.channels, self.classifier.weight.device)
 
+    def _axes_of(self, tensor: str) -> Axes:
+        while tensor not in self._axes:
+            tensor = tensor.rpartition(".")[0]
+        return self._axes[tensor]
+
     def _run_slice(self, widths: Mapping[str, int], name: str, module: nn.Module, *inputs: Any) -> Tensor:
         tensors = {
-            key: _narrowed(tensor, self._axes[f"{name}.{key}"], widths)
+            key: _narrowed(tensor, self._axes_of(f"{name}.{key}"), widths)
             for key, tensor in chained(module.named_parameters(), module.named_buffers())
         }
         out: Tensor = functional_call(module, tensors, inputs)
@@ -165,6 +175,13 @@ class Widths(SearchSpace):
         self.ratios = _checked(ratios)
         self.args = {"network": network, "ratios": tuple(self.ratios.values())}
         self.decisions = tuple(Decision(name, tuple(self.ratios)) for name in self.chain.multiples)
+        self.places = {"activation": self.chain.units}
+
+    def place_of(self, network: nn.Module, module: str) -> str | None:
+        """body.0.first.after.2 -> block_0_0; a shortcut is in none: no activation follows it."""
+        parts = module.split(".")
+        inside = parts[0] == "body" and len(parts) > 2 and parts[2] != "shortcut"
+        return self.chain.units[int(parts[1])] if inside else None
 
     def size(self, spec: NetSpec) -> ChainSize:
         """The checked size of a network."""

@@ -4,6 +4,7 @@ A scale is a module with `value(x) -> scale` and `forward(coded, x) -> coded * s
 [O, I] have one scale per filter o, of shape [O, 1, ...].
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -96,6 +97,54 @@ class Learned(Scale):
 
     def forward(self, coded: Tensor, x: Tensor) -> Tensor:
         return coded * self.scale
+
+
+# Forms of a weight's scale that a search may choose between.
+FORMS = ("none", "mean_abs", "learned")
+
+
+def make_form(form: str, weight: Tensor, own: Scale) -> Scale:
+    """The scale of that form (one of FORMS) for a weight; `own`, the scheme's, where it is of this form.
+
+    So a scheme keeps its own gradient of mean |W|; elsewhere `mean_abs` has the exact one, and `learned` starts there.
+    """
+    check_choice("scale form", form, FORMS)
+    kinds: Mapping[str, type[Scale]] = {"none": Scale, "mean_abs": MeanAbs, "learned": Learned}
+    if type(own) is kinds[form]:
+        return own
+    return Scale() if form == "none" else MeanAbs() if form == "mean_abs" else Learned(weight)
+
+
+class MixedScale(Scale):
+    """Several of FORMS in one place of a super-network.
+
+    `chosen` says which of them count, each with its gate (None: 1); the super-network sets it for a pass.
+    """
+
+    def __init__(self, weight: Tensor, own: Scale) -> None:
+        super().__init__()
+        self.forms = nn.ModuleDict({form: make_form(form, weight, own) for form in FORMS})
+        self.chosen: list[tuple[str, Tensor | None]] = [(FORMS[0], None)]
+
+    def value(self, x: Tensor) -> Tensor | None:
+        (form, gate), *others = self.chosen
+        if gate is None and not others:
+            single: Tensor | None = self.forms[form].value(x)  # type: ignore[operator]
+            return single
+        total = torch.zeros_like(mean_abs_per_filter(x))
+        for name, weight in self.chosen:
+            value = self.forms[name].value(x)  # type: ignore[operator]
+            total = total + (1.0 if value is None else value) * (1.0 if weight is None else weight)
+        return total
+
+    def forward(self, coded: Tensor, x: Tensor) -> Tensor:
+        terms = [self.forms[f](coded, x) if gate is None else gate * self.forms[f](coded, x) for f, gate in self.chosen]
+        total: Tensor = sum(terms[1:], terms[0])
+        return total
+
+    def reset(self, x: Tensor) -> None:
+        for form in self.forms.values():
+            form.reset(x)  # type: ignore[operator]
 
 
 class _Bypass(torch.autograd.Function):

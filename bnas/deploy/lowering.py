@@ -16,7 +16,7 @@ from bnas.binary.binarizer import Binarizer, BitTerm
 from bnas.deploy.draft import Array, Draft, Node
 from bnas.errors import BnasError
 from bnas.kernels.packing import pack_matrix, pack_weights
-from bnas.layers import BinaryConv2d, BinaryLinear, ChannelShuffle, DropPath, NormBinarize
+from bnas.layers import BinaryConv2d, BinaryLinear, ChannelShuffle, DropPath, NormBinarize, RPReLU
 from bnas.layers.ops import Zero
 
 
@@ -137,6 +137,19 @@ def _prelu(draft: Draft, node: Node, module: nn.PReLU) -> str:
     return draft.add("prelu", node.name, node.inputs, node.output, {}, {"slope": _float32(module.weight)})
 
 
+def _rprelu(draft: Draft, node: Node, module: RPReLU) -> str:
+    """Shift, PReLU, shift: a batch norm of scale 1 is a shift."""
+
+    def shifted(inputs: tuple[str, ...], output: str, shift: Tensor, role: str) -> str:
+        tensors = {"scale": _float32(torch.ones_like(shift)), "shift": _float32(shift)}
+        return draft.add("batch_norm", f"{node.name}.{role}", inputs, output, {}, tensors)
+
+    entering = shifted(node.inputs, f"{node.output}.shifted", module.before, "before")
+    slope = {"slope": _float32(module.slope)}
+    bent = draft.add("prelu", node.name, (entering,), f"{node.output}.bent", {}, slope)
+    return shifted((bent,), node.output, module.after, "after")
+
+
 def _hardtanh(draft: Draft, node: Node, module: nn.Hardtanh) -> str:
     return draft.add(
         "hardtanh", node.name, node.inputs, node.output, {"min": float(module.min_val), "max": float(module.max_val)}
@@ -203,6 +216,7 @@ MODULES: Mapping[type[nn.Module], Callable[..., str]] = {
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.PReLU: _prelu,
+    RPReLU: _rprelu,
     nn.ReLU: _relu,
     nn.Hardtanh: _hardtanh,
     nn.MaxPool2d: _max_pool2d,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
+from bnas.layers.activation import Activation
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.norm import NormBinarize
 
@@ -56,7 +57,7 @@ class BinaryPointwise(nn.Module):
         super().__init__()
         self.norm = NormBinarize(c_in, scheme)
         self.conv = BinaryConv2d(c_in, c_out, 1, scheme)
-        self.activation = nn.PReLU(c_out)
+        self.activation = Activation("prelu", c_out)
         self.residual = c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:

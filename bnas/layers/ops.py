@@ -5,17 +5,14 @@ computed once per node and shared by all candidates (exact when the norm has no 
 operation that needs it owns a `NormBinarize` (`norm`) and computes it from x.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
-from bnas.errors import BnasError, check_choice
+from bnas.errors import BnasError
+from bnas.layers.activation import Activation
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.shuffle import ChannelShuffle
-
-ACTIVATIONS = ("none", "relu", "prelu", "hardtanh")
 
 
 class Op(nn.Module):
@@ -24,15 +21,6 @@ class Op(nn.Module):
     reads_binary = False
     parameter_free = False
     is_identity = False
-
-
-def make_activation(name: str, channels: int) -> nn.Module:
-    """What follows a binary convolution: one of ACTIVATIONS, on `channels` channels."""
-    check_choice("activation", name, ACTIVATIONS)
-    if name == "prelu":
-        return nn.PReLU(channels)
-    plain: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "hardtanh": nn.Hardtanh}
-    return plain[name]()
 
 
 class BinaryOp(Op):
@@ -86,7 +74,7 @@ class BinaryConvOp(BinaryOp):
             dilation=dilation,
             groups=groups,
         )
-        self.activation = make_activation(activation, channels)
+        self.activation = Activation(activation, channels)
         self.shuffle = ChannelShuffle(channels, shuffle_groups) if shuffle_groups > 1 and groups > 1 else None
         self.residual = residual and stride == 1
 
@@ -128,7 +116,7 @@ class SeparableOp(BinaryOp):
         self.middle = middle
         self.pointwise = BinaryConv2d(channels, channels, 1, scheme)
         self.out_norm = nn.BatchNorm2d(channels, affine=affine)
-        self.activation = make_activation(activation, channels)
+        self.activation = Activation(activation, channels)
         self.residual = residual and stride == 1
 
     def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
@@ -163,7 +151,7 @@ class FactorizedReduce(BinaryOp):
         half = out_channels // 2
         self.even = BinaryConv2d(in_channels, half, 1, scheme, stride=2)
         self.odd = BinaryConv2d(in_channels, half, 1, scheme, stride=2, padding=(-1, -1, 1, 1))
-        self.after = nn.PReLU(out_channels) if after is None else after
+        self.after = Activation("prelu", out_channels) if after is None else after
 
     def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
         binary = self.binary_input(x, x_binary)

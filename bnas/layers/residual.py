@@ -10,25 +10,18 @@ again, in front of a sign it has no gradient), and what is added to a residual s
 from its first layer to the classifier.
 """
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
+from bnas.layers.activation import Activation
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.norm import NormBinarize
 
 BLOCKS = ("basic", "bireal")
 DOWNSAMPLES = ("real", "binary")
-_ACTIVATIONS: Mapping[str, Callable[[int], nn.Module]] = {
-    "none": lambda channels: nn.Identity(),
-    "prelu": nn.PReLU,
-    "relu": lambda channels: nn.ReLU(),
-    "hardtanh": lambda channels: nn.Hardtanh(),
-}
-ACTIVATIONS = tuple(_ACTIVATIONS)
 
 
 class BlockGates(NamedTuple):
@@ -82,7 +75,7 @@ class BinaryUnit(nn.Module):
         self.after = nn.Sequential(
             nn.MaxPool2d(2) if pool else nn.Identity(),
             nn.BatchNorm2d(c_out, affine=affine) if norm_after else nn.Identity(),
-            _ACTIVATIONS[activation](c_out),
+            Activation(activation, c_out),
         )
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:

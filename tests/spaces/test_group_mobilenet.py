@@ -19,8 +19,8 @@ from bnas.deploy.verify import verify
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.layers import BinaryConv2d
+from bnas.layers.activation import ACTIVATIONS, RPReLU
 from bnas.layers.blocks import ConvNorm
-from bnas.layers.ops import ACTIVATIONS
 from bnas.space import Gates, NetSpec, soft_gates
 from bnas.training.updates import latent_weights
 from experiments.config import load_job
@@ -368,13 +368,19 @@ def test_a_real_pointwise_has_no_shortcut() -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_activation_follows_every_norm_behind_a_searched_convolution(activation: str) -> None:
-    wanted = {"none": nn.Identity, "relu": nn.ReLU, "prelu": nn.PReLU, "hardtanh": nn.Hardtanh}[activation]
+    wanted = {
+        "none": nn.Identity,
+        "relu": nn.ReLU,
+        "prelu": nn.PReLU,
+        "rprelu": RPReLU,
+        "hardtanh": nn.Hardtanh,
+    }[activation]
     size = {"module": "M1", "stem": "imagenet", "activation": activation}
     space = GroupMobileNet(**SMALL)
     network = space.build(drawn(space, 0), NetSpec((3, 8, 8), 3, "bireal", {}, size))
     after = [m for name, m in network.named_modules() if name.endswith(".after")]
     assert len(after) == 6
-    assert all(isinstance(m[0], nn.BatchNorm2d) and isinstance(m[1], wanted) for m in after)  # type: ignore[index]
+    assert all(isinstance(m[0], nn.BatchNorm2d) and isinstance(m[1].body, wanted) for m in after)  # type: ignore[index]
     assert isinstance(network.stem, ConvNorm)
     assert len(network.stem) == 2
 

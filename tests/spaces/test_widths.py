@@ -18,7 +18,8 @@ from bnas.deploy.verify import verify
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.layers import BinaryConv2d
-from bnas.layers.residual import ACTIVATIONS, BinaryUnit, PooledProjection, ResidualBlock
+from bnas.layers.activation import ACTIVATIONS
+from bnas.layers.residual import BinaryUnit, PooledProjection, ResidualBlock
 from bnas.space import Gates, NetSpec, soft_gates
 from experiments.config import load_job
 from experiments.plot import draw_genotype
@@ -297,6 +298,7 @@ def test_the_activation_follows_the_norm(activation: str) -> None:
     expected = {
         "none": lowest < -1.5 and highest > 1.5,
         "prelu": -1.5 < lowest < -0.1 and highest > 1.5,
+        "rprelu": -1.5 < lowest < -0.1 and highest > 1.5,
         "relu": lowest == 0 and highest > 1.5,
         "hardtanh": (lowest, highest) == (-1, 1),
     }
