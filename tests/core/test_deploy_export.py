@@ -14,7 +14,7 @@ from bnas.deploy.pack import export
 from bnas.deploy.runtime import Bits, PackedNetwork
 from bnas.errors import BnasError
 from bnas.kernels.packing import unpack_weights
-from bnas.layers import BinaryConv2d, BinaryLinear, ChannelShuffle, DropPath, NormBinarize
+from bnas.layers import BinaryConv2d, BinaryLinear, ChannelShuffle, DropPath, NormBinarize, RPReLU
 from tests.core.packed_networks import CLASSES, SHAPE, Cell, images, packed, trained
 
 BITS = make_scheme("bnn")
@@ -131,6 +131,7 @@ def test_operations_that_the_output_does_not_need_are_dropped():
         (nn.BatchNorm2d(3, affine=False), ["batch_norm"]),
         (nn.PReLU(3), ["prelu"]),
         (nn.PReLU(), ["prelu"]),
+        (RPReLU(3), ["batch_norm", "prelu", "batch_norm"]),
         (nn.ReLU(inplace=True), ["relu"]),
         (nn.Hardtanh(-0.5, 0.25), ["hardtanh"]),
         (nn.ReLU6(), None),

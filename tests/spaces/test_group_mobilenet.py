@@ -491,7 +491,7 @@ def test_facts_graph_and_picture() -> None:
     [
         ({"module": "M4"}, "no module named 'M4'; there are: M1, M2, M3"),
         ({"stem": "cifar10"}, "no stem named 'cifar10'; there are: cifar, imagenet. Did you mean 'cifar'"),
-        ({"activation": "gelu"}, "no activation named 'gelu'; there are: none, relu, prelu, hardtanh"),
+        ({"activation": "gelu"}, "no activation named 'gelu'; there are: none, relu, prelu, rprelu, hardtanh"),
         ({"channels": -1}, "channels is -1; it must be an integer at least 0"),
         (
             {"channels": 16},
