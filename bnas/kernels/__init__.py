@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.kernels import reference
+from bnas.kernels import gpu, reference
 from bnas.kernels.packing import Words
 from bnas.registry import Registry
 
@@ -51,8 +51,15 @@ def _reference() -> Backend:
     return Backend("reference", reference.conv2d, reference.matmul, reference.threshold_pack)
 
 
+def _triton() -> Backend:
+    gpu.device()
+    from bnas.kernels import triton_backend
+
+    return triton_backend.backend()
+
+
 # Factories, so that a back end's own packages are imported when it is chosen and not before.
-BACKENDS: Registry[Callable[[], Backend]] = Registry("backend", {"reference": _reference})
+BACKENDS: Registry[Callable[[], Backend]] = Registry("backend", {"reference": _reference, "triton": _triton})
 
 
 def get_backend(name: str) -> Backend:

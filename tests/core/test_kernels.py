@@ -27,7 +27,27 @@ def by_torch(x, w, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=
 
 DEFAULTS = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1, "pad_value": 0}
 
-every_backend = pytest.mark.parametrize("backend", [get_backend(name) for name in BACKENDS], ids=list(BACKENDS))
+
+def here(name):
+    """The back end, or the reason why this machine has none."""
+    try:
+        return pytest.param(get_backend(name), id=name)
+    except BnasError as error:
+        return pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(error)))
+
+
+every_backend = pytest.mark.parametrize("backend", [here(name) for name in BACKENDS])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_form_on_gpus():
+    """These hundreds of shapes are not worth measuring which form is the quickest: the plain one runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.cuda.is_available():
+            from bnas.kernels import triton_backend
+
+            patch.setattr(triton_backend, "choose", lambda *_: triton_backend.INTERPRETED)
+        yield
 
 
 def by_bits(backend, x, w, **options):
