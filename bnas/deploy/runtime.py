@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas.deploy import file
 from bnas.deploy.file import Packed
 from bnas.deploy.ir import Op, Program
+from bnas.deploy.real_ops import REAL_OPS, Tensors
 from bnas.errors import BnasError
 from bnas.kernels import Backend, get_backend
 from bnas.kernels.packing import Words, pack_bits, unpack_activations, unpack_bits
@@ -101,7 +101,9 @@ class PackedNetwork:
     def run_op(self, op: Op, *inputs: Value) -> Value:
         """The value that one operation writes."""
         tensors = {role: self._tensors[name] for role, name in op.tensors.items()}
-        return _OPS[op.kind](self._backend, op, tensors, *inputs)
+        if op.kind in REAL_OPS:
+            return REAL_OPS[op.kind](op, tensors, *inputs)
+        return _BINARY_OPS[op.kind](self._backend, op, tensors, *inputs)
 
     def accumulators(self, op: Op, bits: Bits) -> NDArray[np.int32]:
         """The integer sums of a binary operation, before its scale: [N, Ho, Wo, O] or [N, O]."""
@@ -162,9 +164,6 @@ def _accumulators(backend: Backend, op: Op, weight: Words, bits: Bits) -> NDArra
     )
 
 
-Tensors = Mapping[str, Any]
-
-
 def _threshold(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Bits:
     value, flip = tensors["value"].numpy(), tensors["flip"]
     return Bits(backend.threshold_pack(x.numpy(), value, flip, op.attributes["groups"]), tuple(x.shape[1:]))
@@ -181,73 +180,6 @@ def _binary(backend: Backend, op: Op, tensors: Tensors, bits: Bits) -> Tensor:
     return sums.permute(0, 3, 1, 2) if sums.dim() == 4 else sums
 
 
-def _conv2d(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    top, left, bottom, right = op.sides("padding")
-    pad_value, padding = op.attributes["pad_value"], (top, left)
-    if (top, left) != (bottom, right) or min(top, left) < 0 or pad_value != 0:
-        x, padding = F.pad(x, (left, right, top, bottom), value=float(pad_value)), (0, 0)
-    bias, groups = tensors.get("bias"), op.attributes["groups"]
-    return F.conv2d(x, tensors["weight"], bias, op.pair("stride"), padding, op.pair("dilation"), groups)
-
-
-def _linear(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    return F.linear(x, tensors["weight"], tensors.get("bias"))
-
-
-def _batch_norm(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    shape = (-1,) + (1,) * (x.dim() - 2)
-    normed: Tensor = x * tensors["scale"].view(shape) + tensors["shift"].view(shape)
-    return normed
-
-
-def _prelu(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    return F.prelu(x, tensors["slope"])
-
-
-def _relu(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    return F.relu(x)
-
-
-def _hardtanh(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    return x.clamp(op.attributes["min"], op.attributes["max"])
-
-
-def _add(backend: Backend, op: Op, tensors: Tensors, *inputs: Tensor) -> Tensor:
-    total = inputs[0] + inputs[1]
-    for x in inputs[2:]:
-        total = total + x
-    return total
-
-
-def _concat(backend: Backend, op: Op, tensors: Tensors, *inputs: Tensor) -> Tensor:
-    return torch.cat(inputs, dim=1)
-
-
-def _max_pool2d(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    kernel, stride, padding = op.pair("kernel_size"), op.pair("stride"), op.pair("padding")
-    return F.max_pool2d(x, kernel, stride, padding, op.pair("dilation"), ceil_mode=op.attributes["ceil_mode"])
-
-
-def _avg_pool2d(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    kernel, stride, padding = op.pair("kernel_size"), op.pair("stride"), op.pair("padding")
-    return F.avg_pool2d(x, kernel, stride, padding, op.attributes["ceil_mode"], op.attributes["count_include_pad"])
-
-
-def _global_avg_pool(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(x, 1)
-
-
-def _channel_shuffle(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    N, C, H, W = x.shape
-    groups = op.attributes["groups"]
-    return x.reshape(N, groups, C // groups, H, W).transpose(1, 2).reshape(N, C, H, W)
-
-
-def _zeros_like(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Tensor:
-    down, right = op.pair("stride")
-    return torch.zeros_like(x[:, :, ::down, ::right])
-
-
 def _flatten(backend: Backend, op: Op, tensors: Tensors, value: Value) -> Value:
     if isinstance(value, Tensor):
         return value.flatten(1)
@@ -255,23 +187,10 @@ def _flatten(backend: Backend, op: Op, tensors: Tensors, value: Value) -> Value:
     return Bits(pack_bits(value.unpack().reshape(-1, features) > 0), (features,))
 
 
-_OPS: Mapping[str, Callable[..., Value]] = {
+_BINARY_OPS: Mapping[str, Callable[..., Value]] = {
     "threshold": _threshold,
     "unpack": _unpack,
     "binary_conv2d": _binary,
     "binary_linear": _binary,
-    "conv2d": _conv2d,
-    "linear": _linear,
-    "batch_norm": _batch_norm,
-    "prelu": _prelu,
-    "relu": _relu,
-    "hardtanh": _hardtanh,
-    "add": _add,
-    "concat": _concat,
-    "max_pool2d": _max_pool2d,
-    "avg_pool2d": _avg_pool2d,
-    "global_avg_pool": _global_avg_pool,
-    "channel_shuffle": _channel_shuffle,
-    "zeros_like": _zeros_like,
     "flatten": _flatten,
 }
