@@ -8,8 +8,8 @@ import pytest
 
 from bnas.deploy import runtime, shapes
 from bnas.deploy.ir import Op, Program
-from bnas.deploy.real_ops import REAL_OPS
 from bnas.deploy.kinds import OP_KINDS
+from bnas.deploy.real_ops import REAL_OPS
 from bnas.errors import BnasError
 from tests.core.packed_networks import Cell, packed, trained
 
