@@ -218,7 +218,9 @@ class CellSupernet(CellNetwork, Supernet):
         if self._costs is None:
             # The network to come has all channels, whatever part of them is searched.
             whole = replace(self.spec, size={**self.spec.size, "partial_channels": 1})
-            net = self.space.supernet(whole)
+            # Without memory, and without a draw from the process's generators.
+            with torch.device("meta"):
+                net = self.space.supernet(whole)
             self._costs = ChoiceCosts(net, self.spec.input_shape, self.space.decisions, self._choice_of)
         return self._costs.expected(gates, self.classifier.weight.device)
 

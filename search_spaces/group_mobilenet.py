@@ -149,7 +149,10 @@ class GroupSupernet(GroupNetwork, Supernet):
         """((real, binary) MACs outside the searched convolutions, the same per (layer, group number) inside them)."""
         if self._costs is None:
             fewest = self.space.genotype({d.name: d.choices[0] for d in self.space.decisions})
-            network = measure(self.space.build(fewest, self.spec), self.spec.input_shape, as_deployed=True)
+            # Without memory, and without a draw from the process's generators.
+            with torch.device("meta"):
+                built = self.space.build(fewest, self.spec)
+            network = measure(built, self.spec.input_shape, as_deployed=True)
             shared = self._shared()
             fixed, searched = (0, 0), dict[tuple[int, int], tuple[int, int]]()
             for cost in network.layers:

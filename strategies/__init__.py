@@ -6,7 +6,8 @@ from typing import Any
 
 from bnas.registry import Registry
 from bnas.strategy import SearchTask, Strategy
-from strategies.darts import Darts, DartsOptions
+from strategies.darts import Darts
+from strategies.darts_options import DartsOptions
 from strategies.random_search import RandomSearch, RandomSearchOptions
 
 

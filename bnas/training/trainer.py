@@ -70,14 +70,24 @@ class Trainer:
     def finished(self) -> bool:
         return self.step == self.total_steps
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """For a step that has to know what the next update will be."""
+        return self._optimizer
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step to come."""
+        return schedules.learning_rate(self.recipe, self.step, self.total_steps)
+
     def run_steps(self, count: int) -> dict[str, float]:
         """Run `count` steps, or those that are left, and return the slice's figures.
 
         `loss` (mean), `accuracy` (share of the training images that were right before their update), `learning_rate`
         (of the last step), `samples`; with `grad_clip`, `clipped_steps`, the share of them whose gradient was longer.
-        `NonFiniteLoss` names the first step whose loss is not a number: on the CPU
-        before that step changed a weight; elsewhere after the slice, as nothing waits for the device in between. In
-        both cases load a saved state before going on.
+        `NonFiniteLoss` names the first step whose loss is not a number: on the CPU before that step changed a weight;
+        elsewhere after the slice, as nothing waits for the device in between. In both cases load a saved state before
+        going on.
         """
         count = min(count, self.total_steps - self.step)
         if count < 1:
@@ -165,9 +175,8 @@ class Trainer:
 
     def _update(self, loss: Tensor) -> list[Tensor]:
         """One update of the weights, the latent windows and the moving average; the gradient's norm where it is clipped."""
-        rate = schedules.learning_rate(self.recipe, self.step, self.total_steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         norms = []

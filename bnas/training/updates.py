@@ -99,7 +99,13 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         raise ValueError("the model has no parameter to train")
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, fused=fused)
+        sgd = torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, fused=fused)
+        if recipe.momentum:
+            # The same mathematics as none. The fused step cannot start some averages after others, as it would have
+            # to where a step reaches a part of the weights only (a path of a super-network).
+            for weight in (weight for group in sgd.param_groups for weight in group["params"]):
+                sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+        return sgd
     return torch.optim.Adam(settings, lr=recipe.learning_rate, betas=recipe.betas, fused=fused)
 
 

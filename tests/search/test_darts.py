@@ -9,7 +9,10 @@ import torch
 
 from bnas.errors import BnasError
 from bnas.genotype import Decision
-from strategies.darts import Darts, DartsOptions, mean_entropy
+from bnas.panel import mean_entropy
+from strategies.alphas import Alphas
+from strategies.darts import Darts
+from strategies.darts_options import DartsOptions
 
 _spec = importlib.util.spec_from_file_location(
     "strategy_contract", Path(__file__).parents[1] / "contracts/test_strategies.py"
@@ -40,20 +43,20 @@ def test_a_lower_temperature_makes_the_weights_spikier() -> None:
     search = darts(temperature_start=1.0, temperature_end=0.1, alpha_learning_rate=0.1)
     while search.rounds_done < search.rounds_total:
         search.run_round()
-    last = search._trainer.step
-    assert mean_entropy(search._weights(last)) < mean_entropy(search._weights(0))
+    first, last = (search._alphas.distributions(search.temperature(step)) for step in (0, search._trainer.step))
+    assert mean_entropy(last) < mean_entropy(first)
 
 
 def test_alphas_rest_during_the_warm_up_and_move_after_it() -> None:
     search = darts(epochs=2, alpha_warmup=0.5, round_steps=3)
-    start = {name: alpha.detach().clone() for name, alpha in search._alphas.items()}
+    start = {name: alpha.detach().clone() for name, alpha in search._alphas.of_decision.items()}
     record = search.run_round()
     assert "val_loss" not in record
-    assert all(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
+    assert all(torch.equal(start[name], alpha) for name, alpha in search._alphas.of_decision.items())
     record = search.run_round()
     assert record["val_loss"] > 0
     assert record["samples"] == 48  # as many validation images as training images
-    assert not any(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
+    assert not any(torch.equal(start[name], alpha) for name, alpha in search._alphas.of_decision.items())
 
 
 def test_automatic_alpha_learning_rate_follows_the_number_of_steps() -> None:
@@ -61,12 +64,6 @@ def test_automatic_alpha_learning_rate_follows_the_number_of_steps() -> None:
     assert darts(epochs=2, alpha_warmup=0.0, alpha_learning_rate=0.0).alpha_learning_rate == 0.05
     assert darts(epochs=10**5, alpha_warmup=0.0, alpha_learning_rate=0.0).alpha_learning_rate == 3e-4
     assert darts(alpha_learning_rate=0.01).alpha_learning_rate == 0.01
-
-
-def test_entropy_of_even_weights_is_log_n() -> None:
-    even = {"a": torch.full((8,), 1 / 8), "b": torch.full((8,), 1 / 8)}
-    assert mean_entropy(even).item() == pytest.approx(2.0794415)
-    assert mean_entropy({"a": torch.tensor([1.0, 0.0])}).item() == 0.0
 
 
 def test_the_diversity_term_keeps_the_weights_even() -> None:
@@ -77,7 +74,7 @@ def test_the_diversity_term_keeps_the_weights_even() -> None:
             temperature_end=1.0, alpha_learning_rate=0.05,
         )  # fmt: skip
         with torch.no_grad():
-            for alpha in search._alphas.values():
+            for alpha in search._alphas.of_decision.values():
                 alpha.copy_(torch.linspace(-2, 2, len(alpha)))
         while search.rounds_done < search.rounds_total:
             record = search.run_round()
@@ -91,7 +88,7 @@ def test_weights_are_trained_by_the_training_loss_only() -> None:
     searches[1]._task.val._labels.copy_(searches[1]._task.val._labels.roll(1))  # type: ignore[attr-defined]
     for search in searches:
         with torch.no_grad():
-            for alpha in search._alphas.values():
+            for alpha in search._alphas.of_decision.values():
                 alpha.zero_()
         search._optimizer.param_groups[0]["lr"] = 0.0
         search.run_round()
@@ -101,22 +98,22 @@ def test_weights_are_trained_by_the_training_loss_only() -> None:
 
 def test_edge_normalization_weighs_edges_and_is_learned_saved_and_derived_from() -> None:
     search = darts(edge_normalization=True, alpha_warmup=0.0, epochs=2)
-    gates = search._gates(search._weights(0))
+    gates = search._alphas.sampled_gates(1.0)
     for group in ("normal.node_2", "normal.node_3"):
         total = sum(
             float(gates.weights[d.name].detach().sum()) for d in search._task.space.decisions if d.group == group
         )
         assert total == pytest.approx(1.0)
-    start = {name: beta.detach().clone() for name, beta in search._betas.items()}
+    start = {name: beta.detach().clone() for name, beta in search._alphas.of_group.items()}
     search.run_round()
-    assert not any(torch.equal(start[name], beta) for name, beta in search._betas.items())
+    assert not any(torch.equal(start[name], beta) for name, beta in search._alphas.of_group.items())
     fresh = darts(edge_normalization=True, alpha_warmup=0.0, epochs=2)
     fresh.load_state_dict(search.state_dict())
-    assert all(torch.equal(fresh._betas[name], beta) for name, beta in search._betas.items())
+    assert all(torch.equal(fresh._alphas.of_group[name], beta) for name, beta in search._alphas.of_group.items())
     with torch.no_grad():
-        for alpha in search._alphas.values():
+        for alpha in search._alphas.of_decision.values():
             alpha.zero_()
-        search._betas["normal.node_3"].copy_(torch.tensor([0.0, 5.0, 5.0]))
+        search._alphas.of_group["normal.node_3"].copy_(torch.tensor([0.0, 5.0, 5.0]))
     derived = search.derive()
     assert derived.choice("normal.edge_0_3") == "absent"
     assert derived.choice("normal.edge_2_3") != "absent"
@@ -126,16 +123,15 @@ class Chain:
     """A space without competing decisions."""
 
     name = "chain"
+    decisions = (Decision("a", ("x", "y")),)
 
     def units(self) -> list[tuple[Decision, ...]]:
-        return [(Decision("a", ("x", "y")),)]
+        return [self.decisions]
 
 
 def test_edge_normalization_needs_competing_decisions() -> None:
-    search = darts()
-    object.__setattr__(search._task, "space", Chain())
     with pytest.raises(BnasError, match="weighs decisions that compete, and space chain has none: set false"):
-        search._make_betas(torch.Generator())
+        Alphas(Chain(), 0, torch.device("cpu"), edge_normalization=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +158,9 @@ def test_precision_reaches_the_steps_on_alphas_too() -> None:
         search.run_round()
         return seen
 
-    assert autocasts("float32") == [False, False]
-    assert autocasts("bfloat16") == [True, True]
+    # A step on the alphas, one on the weights, the figures of the round.
+    assert autocasts("float32") == [False, False, False]
+    assert autocasts("bfloat16") == [True, True, False]
 
 
 def test_float16_is_refused_where_it_does_not_run() -> None:
@@ -178,8 +175,8 @@ def test_steps_before_and_after_the_warm_up_are_two_kinds() -> None:
     assert [(kind.name, kind.count) for kind in kinds] == [("weights", 3), ("weights and alphas", 3)]
     assert [kind.name for kind in darts(alpha_warmup=0.0).step_kinds()] == ["weights and alphas"]
     search = darts(epochs=2, alpha_warmup=0.5)
-    start = {name: alpha.detach().clone() for name, alpha in search._alphas.items()}
+    start = {name: alpha.detach().clone() for name, alpha in search._alphas.of_decision.items()}
     search.step_kinds()[0].start(0)()
-    assert all(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
+    assert all(torch.equal(start[name], alpha) for name, alpha in search._alphas.of_decision.items())
     search.step_kinds()[1].start(0)()
-    assert not any(torch.equal(start[name], alpha) for name, alpha in search._alphas.items())
+    assert not any(torch.equal(start[name], alpha) for name, alpha in search._alphas.of_decision.items())
