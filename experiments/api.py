@@ -28,7 +28,13 @@ from bnas.progress import PlainReporter, Reporter, ReporterGroup, SilentReporter
 from bnas.rundir import RunDir, RunFiles
 from bnas.stopping import StopRequest
 from bnas.strategy import Strategy
-from experiments.assembly import explaining_memory, make_retraining, make_strategy, prepare_torch, read_data
+from experiments.assembly import (
+    explaining_memory,
+    make_retraining,
+    make_strategy,
+    prepare_torch,
+    read_data,
+)
 from experiments.config import (
     MAY_CHANGE,
     MEMORY_KEYS,
@@ -40,6 +46,7 @@ from experiments.config import (
     make_job,
     plan_retraining,
 )
+from experiments.deploy_target import messages, searched_space
 from experiments.genotype_formats import read_genotype
 from experiments.job_text import job_text
 from experiments.yaml_file import read as read_yaml
@@ -113,12 +120,15 @@ def search(
     reporter = reporter or SilentReporter()
     device = prepare_torch(job)
     data = read_data(job)
+    space, refused = searched_space(job, data)
     with explaining_memory(job, "search"):
-        strategy = make_strategy(job, data, device)
+        strategy = make_strategy(job, data, device, space)
     if fresh or not files.is_started():
         with explaining_memory(job, "retrain"):
             _check_retraining(job, data, device, strategy)
     _begin(files, fresh, reporter, data)
+    for message in messages(job, space, refused):
+        reporter.message(message)
     outcome = engine.run(
         strategy,
         files,

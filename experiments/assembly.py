@@ -8,6 +8,7 @@ import torch
 from bnas import memory, seeding
 from bnas.data import Batches, Dataset, ImageSet, needs_path, read, split_for_search
 from bnas.genotype import Genotype
+from bnas.space import SearchSpace
 from bnas.strategy import SearchTask, Strategy
 from bnas.training.retraining import Retraining
 from experiments.config import (
@@ -20,6 +21,7 @@ from experiments.config import (
     resolve_device,
     strategy_options,
 )
+from experiments.deploy_target import searched_space
 from experiments.network import DescribedRetraining, NetworkCard
 from strategies import STRATEGIES
 
@@ -49,8 +51,8 @@ def prepare_torch(job: Job) -> torch.device:
     return device
 
 
-def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
-    """The job's strategy at its start, on the training split only."""
+def make_strategy(job: Job, data: Dataset, device: torch.device, space: SearchSpace | None = None) -> Strategy:
+    """The job's strategy at its start, on the training split only; `space`: its `searched_space`, where that is made."""
     with about("search.train_fraction"):
         train, val = split_for_search(data.train, job.search.train_fraction, job.seed)
     with about("search.augmentation"):
@@ -72,7 +74,7 @@ def make_strategy(job: Job, data: Dataset, device: torch.device) -> Strategy:
     spec = job.spec(job.search, data.input_shape, data.num_classes)
     with about("search"):
         task = SearchTask(
-            job.make_space(),
+            searched_space(job, data)[0] if space is None else space,
             spec,
             batches(train, "search-train"),
             batches(val, "search-val"),

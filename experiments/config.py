@@ -13,6 +13,7 @@ import torch
 from bnas import strict
 from bnas.binary import SCHEMES, make_scheme
 from bnas.data import READERS, Augmentation, ImageSet, Normalization
+from bnas.deploy.targets import TARGETS
 from bnas.errors import BnasError, nearest
 from bnas.options import check_number, option
 from bnas.rundir import RunFiles
@@ -126,7 +127,10 @@ class Job:
     device: str = setting("auto", "auto (cuda where there is one), cpu, cuda, cuda:1")
     deterministic: bool = setting(False, "on CUDA: only operations that repeat bit for bit")
     threads: int = setting(0, "CPU threads; 0: as many as torch takes")
-    plugins: tuple[str, ...] = setting((), "import paths of modules that add spaces, strategies or schemes")
+    plugins: tuple[str, ...] = setting((), "import paths of modules that add spaces, strategies, schemes or targets")
+    deploy_target: str | None = setting(
+        None, f"leave out of the space what this cannot run: {', '.join(TARGETS)}; null: nothing"
+    )
     seeds: int = setting(1, "of bnas compare: how many seeds, from `seed` on, each entry has")
     compare: tuple[str, ...] = setting(
         (), "what bnas compare compares: strategies, schemes, or names of compare_options"
@@ -264,6 +268,9 @@ def _completed(job: Job) -> Job:
     check_number("retrain.first_stage_weight_decay", job.retrain.first_stage_weight_decay, at_least=0)
     with about("data.name"):
         READERS[job.data.name]
+    if job.deploy_target is not None:
+        with about("deploy_target"):
+            TARGETS[job.deploy_target]
     with about("space.name"):
         SPACES[job.space.name]
     with about("space.args"):

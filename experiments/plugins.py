@@ -1,4 +1,4 @@
-"""What users add from outside: modules with tables of spaces, strategies or schemes, named by their import path."""
+"""What users add from outside: modules with tables (spaces, strategies, schemes, targets), named by import path."""
 
 import importlib
 import re
@@ -7,12 +7,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from bnas.binary import SCHEMES
+from bnas.deploy.targets import TARGETS
 from bnas.errors import BnasError
 from bnas.registry import Registry
 from search_spaces import SPACES
 from strategies import STRATEGIES
 
-TABLES: dict[str, Registry[Any]] = {"SPACES": SPACES, "STRATEGIES": STRATEGIES, "SCHEMES": SCHEMES}
+TABLES: dict[str, Registry[Any]] = {
+    "SPACES": SPACES,
+    "STRATEGIES": STRATEGIES,
+    "SCHEMES": SCHEMES,
+    "TARGETS": TARGETS,
+}
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 

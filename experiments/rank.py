@@ -27,6 +27,7 @@ from bnas.training.metrics import accuracy, recalibrate
 from experiments import api
 from experiments.assembly import make_retraining, make_strategy, prepare_torch, read_data
 from experiments.config import MEMORY_KEYS, Job, fingerprint
+from experiments.deploy_target import searched_space
 from experiments.job_text import job_text
 
 FOLDER = "rank"
@@ -86,7 +87,7 @@ def rank(
     data = read_data(job)
     halves = _halves(job, data)
     strategy, found = _searched(run, job, data, device)
-    space = job.make_space()
+    space, _ = searched_space(job, data)
     drawn = distinct_genotypes(space, architectures, job.seed, "rank")
     genotypes = {space.digest(genotype): genotype for genotype in (found, *drawn)}
     chosen = list(genotypes.items())[:architectures]

@@ -36,7 +36,7 @@ def test_a_plugin_adds_its_tables_once(folder: Path) -> None:
         ("../first_plugin.py", None, "expected the import path of a module"),
         ("not_there_at_all", None, "cannot be imported: No module named 'not_there_at_all'"),
         ("second_plugin", "1 / 0", "fails when it is imported: ZeroDivisionError: division by zero"),
-        ("second_plugin", "X = 1", "adds nothing: it has none of the tables SPACES, STRATEGIES, SCHEMES"),
+        ("second_plugin", "X = 1", "adds nothing: it has none of the tables SPACES, STRATEGIES, SCHEMES, TARGETS"),
         ("second_plugin", "SPACES = [1]", "SPACES is a table name -> factory, got list"),
         ("second_plugin", "SPACES = {'bats': 1}", "there already is a search space named 'bats'"),
     ],
