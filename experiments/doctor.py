@@ -233,7 +233,9 @@ def _test_backend(make: Callable[[], Backend]) -> str:
     packed = backend.threshold_pack(values.numpy(), threshold.value.numpy(), threshold.flip.numpy(), groups)
     # Compared as words: a bit set in a tail would spoil sums later.
     _must_equal("threshold_pack", np.asarray(packed), pack_activations(compare(values, threshold).numpy(), groups))
-    return "conv2d, matmul and threshold_pack equal torch's integers"
+    return "conv2d, matmul and threshold_pack equal torch's integers" + (
+        f" ({backend.detail})" if backend.detail else ""
+    )
 
 
 def _signs(seed: int, *shape: int) -> Tensor:

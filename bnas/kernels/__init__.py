@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -39,16 +40,25 @@ class ThresholdPack(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the kernels; its integers equal the reference's, always."""
+    """One implementation of the kernels; its integers equal the reference's, always. `detail`: what of it runs here."""
 
     name: str
     conv2d: Conv2d
     matmul: Callable[[Words, Words, int], NDArray[np.int32]]
     threshold_pack: ThresholdPack
+    detail: str = ""
 
 
 def _reference() -> Backend:
     return Backend("reference", reference.conv2d, reference.matmul, reference.threshold_pack)
+
+
+def _cpu() -> Backend:
+    from bnas.kernels import cpu
+    from bnas.kernels.cpu.forms import best_form
+
+    form = best_form()
+    return Backend("cpu", partial(cpu.conv2d, form), partial(cpu.matmul, form), cpu.threshold_pack, form.detail)
 
 
 def _triton() -> Backend:
@@ -59,7 +69,9 @@ def _triton() -> Backend:
 
 
 # Factories, so that a back end's own packages are imported when it is chosen and not before.
-BACKENDS: Registry[Callable[[], Backend]] = Registry("backend", {"reference": _reference, "triton": _triton})
+BACKENDS: Registry[Callable[[], Backend]] = Registry(
+    "backend", {"cpu": _cpu, "reference": _reference, "triton": _triton}
+)
 
 
 def get_backend(name: str) -> Backend:

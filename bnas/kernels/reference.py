@@ -46,7 +46,7 @@ def conv2d(
     `padding` is (top, left, bottom, right), a negative one crops. A padded tap counts as `pad_value` in every channel:
     0 adds nothing, +1 and -1 are values like any other. `BnasError` for shapes that do not fit each other.
     """
-    _check_conv2d(bits, weight_words, channels, groups, pad_value)
+    check_conv2d(bits, weight_words, channels, groups, pad_value)
     filters, kh, kw, _ = weight_words.shape
     N, H, W = bits.shape[:3]
     Ho, Wo = conv2d_size((H, W), (kh, kw), stride, padding, dilation)
@@ -105,7 +105,7 @@ def conv2d_size(
     return (padded[0] - spans[0]) // stride[0] + 1, (padded[1] - spans[1]) // stride[1] + 1
 
 
-def _check_conv2d(bits: Words, weight_words: Words, channels: int, groups: int, pad_value: int) -> None:
+def check_conv2d(bits: Words, weight_words: Words, channels: int, groups: int, pad_value: int) -> None:
     if groups < 1 or channels % groups or weight_words.shape[0] % groups:
         raise BnasError(f"{channels} channels and {weight_words.shape[0]} filters do not divide into {groups} groups")
     words = words_for(channels // groups)

@@ -229,7 +229,7 @@ def test_missing_files_and_backends(path):
     with pytest.raises(BnasError, match=r"cannot write .*no such file or folder"):
         file.save(packed(trained(Cell("bnn"))), path / "deeper" / "model.bnas")
     path.write_bytes(CONTENT)
-    with pytest.raises(BnasError, match="no backend named 'tpu'; there are: reference"):
+    with pytest.raises(BnasError, match="no backend named 'tpu'; there are: cpu, reference, triton"):
         bnas.load(path, backend="tpu")
 
 

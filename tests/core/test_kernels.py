@@ -1,5 +1,7 @@
 """Every back end against torch on -1/+1 tensors in float64: equal integers, whatever the shape."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnas.errors import BnasError
-from bnas.kernels import BACKENDS, get_backend, reference
+from bnas.kernels import BACKENDS, Backend, cpu, get_backend, reference
+from bnas.kernels.cpu.forms import all_forms, features
 from bnas.kernels.packing import pack_activations, pack_matrix, pack_weights, unpack_activations
 
 SIZES = (1, 7, 8, 31, 32, 33, 63, 64, 65)
@@ -36,7 +39,15 @@ def here(name):
         return pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(error)))
 
 
-every_backend = pytest.mark.parametrize("backend", [here(name) for name in BACKENDS])
+def inner_loops_of_the_cpu():
+    """The CPU back end has several inner loops; those that this processor runs."""
+    for name, form in all_forms().items():
+        if name != "tables" or "avx2" in features():
+            kernels = (partial(cpu.conv2d, form), partial(cpu.matmul, form), cpu.threshold_pack)
+            yield pytest.param(Backend(f"cpu {name}", *kernels), id=f"cpu {name}")
+
+
+every_backend = pytest.mark.parametrize("backend", [*map(here, BACKENDS), *inner_loops_of_the_cpu()])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,6 +138,66 @@ def test_inputs_need_not_be_contiguous(backend):
     assert np.array_equal(got, expected)
 
 
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Fresh memory is full of rubbish, integers too: what a kernel forgets to write shows."""
+    # Compiled first: the compiler does not know the function below.
+    cpu.threshold_pack(np.zeros((1, 2, 1, 2), np.float32), np.zeros(2, np.float32), np.zeros(2, bool))
+    empty = np.empty
+
+    def rubbish(*arguments, **options):
+        array = empty(*arguments, **options)
+        array.view(np.uint8).fill(0xA5) if array.size and array.ndim else None
+        return array
+
+    monkeypatch.setattr(np, "empty", rubbish)
+    assert np.empty(1, np.int32)[0] == -1515870811
+
+
+@every_backend
+@pytest.mark.parametrize("channels", [8, 33, 65])
+def test_fresh_memory_is_written_whole(poisoned, backend, channels):
+    x, w = signs(2, 3 * channels, 7, 5), signs(51, channels, 3, 3, seed=1)
+    options = {"padding": (1, 1, 1, 1), "stride": (2, 1), "groups": 3}
+    assert np.array_equal(by_bits(backend, x, w, **options), by_torch(x, w, **options))
+    a, b = signs(5, channels), signs(18, channels, seed=1)
+    assert np.array_equal(backend.matmul(pack_matrix(a), pack_matrix(b), channels), a @ b.T)
+    real = x.astype(np.float32)
+    words = backend.threshold_pack(real, np.zeros(3 * channels, np.float32), np.zeros(3 * channels, bool), 3)
+    assert np.array_equal(words, pack_activations(x, 3))
+
+
+@st.composite
+def features_and_thresholds(draw):
+    groups = draw(st.integers(1, 4))
+    shape = (
+        draw(st.integers(1, 2)),
+        groups * draw(st.integers(1, 70)),
+        draw(st.integers(1, 5)),
+        draw(st.integers(1, 9)),
+    )
+    generator = np.random.default_rng(draw(st.integers(0, 999)))
+    # Few values, so that ties are many.
+    values = generator.choice(np.array([-1, -0.5, -0.0, 0.0, 0.5, np.inf, -np.inf, np.nan], np.float32), shape)
+    order = draw(st.permutations(range(4)))
+    inverse = [order.index(axis) for axis in range(4)]
+    x = np.ascontiguousarray(values.transpose(order)).transpose(inverse)
+    if draw(st.booleans()):
+        x = np.repeat(x, 2, axis=draw(st.integers(0, 3)))
+        x = x[tuple(slice(None, None, 2) if x.shape[a] != shape[a] else slice(None) for a in range(4))]
+    value = generator.choice(np.array([-0.5, 0.0, 0.5, np.inf, -np.inf], np.float32), shape[1])
+    return x, value, generator.random(shape[1]) < 0.5, groups
+
+
+@every_backend
+@settings(deadline=None, max_examples=80)
+@given(features_and_thresholds())
+def test_threshold_of_features_in_any_memory_order(backend, given_):
+    x, value, flip, groups = given_
+    words = backend.threshold_pack(x, value, flip, groups)
+    assert np.array_equal(words, reference.threshold_pack(x, value, flip, groups))
+
+
 @every_backend
 def test_no_images_give_no_sums(backend):
     assert by_bits(backend, np.ones((0, 8, 4, 4)), signs(3, 8, 3, 3)).shape == (0, 2, 2, 3)
@@ -176,7 +247,7 @@ def conv2d(x_shape=(1, 8, 4, 4), w_shape=(2, 8, 3, 3), packed_groups=1, **option
             lambda: reference.matmul(np.zeros((1, 2), np.uint32), np.zeros((1, 1), np.uint32), 33),
             "over 33 elements needs rows of 2 words; the inputs have 2, the weights 1",
         ),
-        (lambda: get_backend("numba2"), "no backend named 'numba2'; there are: reference"),
+        (lambda: get_backend("numba2"), "no backend named 'numba2'; there are: cpu, reference, triton"),
     ],
 )
 def test_errors(call, message):

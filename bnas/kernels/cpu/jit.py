@@ -1,0 +1,87 @@
+"""How kernels are compiled: by numba, once for each processor, into a cache on disk that outlives the process."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import torch
+from numba.core import config
+from numba.np.ufunc.parallel import _launch_threads
+
+from bnas.errors import BnasError
+
+# Its parallel regions start in microseconds; those of the other layers take about 100 each, and slow torch's down.
+THREADING_LAYER = "omp"
+
+
+def compiled(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator: the function in machine code, read from the cache where it is there."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        before = config.CACHE_DIR
+        # Numba asks for its folder here and at no other time; other users of numba keep theirs.
+        config.CACHE_DIR = before or str(cache_folder())
+        try:
+            # No division raises, and none is by zero. No fast-math: a float must be what torch computes.
+            return numba.njit(cache=True, nogil=True, error_model="numpy", parallel=parallel)(function)
+        finally:
+            config.CACHE_DIR = before
+
+    return decorate
+
+
+def cache_folder() -> Path:
+    """The first of these that can be written: under XDG_CACHE_HOME, ~/.cache, the temporary folder.
+
+    Its name holds a digest of these sources: numba itself notices a change only in the file of the compiled function,
+    and not in what that calls.
+    """
+    places = [os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~/.cache"), _private_temporary()]
+    for place in filter(None, places):
+        folder = Path(place) / "bnas" / f"kernels-{_digest()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    raise BnasError(
+        f"compiled kernels need a folder to write to: none of {', '.join(filter(None, places))} can be written; "
+        f"set NUMBA_CACHE_DIR to one that can"
+    )
+
+
+def _private_temporary() -> str:
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return os.path.join(tempfile.gettempdir(), f"cache-{user}")
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def threads_for(work: int, least: int) -> int:
+    """The threads that the next parallel kernel uses: torch's number, or 1 for less than `least` work."""
+    wanted = torch.get_num_threads() if work >= least else 1
+    if wanted > 1:
+        _start_threads()
+        wanted = min(wanted, config.NUMBA_NUM_THREADS)
+        numba.set_num_threads(wanted)
+    return wanted
+
+
+@cache
+def _start_threads() -> None:
+    """Start numba's threads, once. It tells OpenMP their number as if all were its own; torch gets its own number back."""
+    config.THREADING_LAYER = THREADING_LAYER
+    of_torch = torch.get_num_threads()
+    _launch_threads()
+    torch.set_num_threads(of_torch)

@@ -1,0 +1,165 @@
+"""The CPU kernels beyond what every back end promises: threads, machine code, the cache on disk."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from llvmlite import binding, ir
+from numba.core import config
+
+from bnas.errors import BnasError
+from bnas.kernels import get_backend, reference
+from bnas.kernels.cpu import compiled, jit
+from bnas.kernels.cpu.forms import all_forms, best_form, features, form_named
+from bnas.kernels.cpu.layer import BinaryLayer, Outputs
+from bnas.kernels.cpu.micro import emit_popcount, emit_tables
+from bnas.kernels.packing import pack_activations, pack_weights
+
+
+def signs(*shape, seed=0):
+    return np.where(np.random.default_rng(seed).random(shape) < 0.5, -1.0, 1.0)
+
+
+@pytest.fixture
+def two_threads():
+    if config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("this machine has one core")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_do_not_change_the_sums(two_threads, monkeypatch):
+    monkeypatch.setattr("bnas.kernels.cpu.layer.PRODUCTS_FOR_THREADS", 0)
+    monkeypatch.setattr("bnas.kernels.cpu.layer.COUNTS_BYTES", 2000)
+    x, w = signs(3, 40, 11, 9), signs(20, 40, 3, 3, seed=1)
+    options = {"channels": 40, "padding": (1, 1, 1, 1)}
+    words, weights = pack_activations(x), pack_weights(w)
+    expected = reference.conv2d(words, weights, **options)
+    layer = BinaryLayer(best_form(), weights, **options)
+    sums = np.empty(expected.shape, np.int32)
+    plan = layer.plan(words, Outputs(sums=sums))
+    assert plan.tasks > 3
+    plan()
+    assert np.array_equal(sums, expected)
+
+
+def test_threads_do_not_change_packed_bits(two_threads, monkeypatch):
+    monkeypatch.setattr("bnas.kernels.cpu.pack.VALUES_FOR_THREADS", 0)
+    x = np.random.default_rng(0).standard_normal((3, 34, 5, 7)).astype(np.float32)
+    value, flip = x[0, :, 0, 0].copy(), np.arange(34) % 2 == 0
+    expected = reference.threshold_pack(x, value, flip, 2)
+    pack = get_backend("cpu").threshold_pack
+    assert np.array_equal(pack(x, value, flip, 2), expected)
+    by_pixel = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert np.array_equal(pack(by_pixel, value, flip, 2), expected)
+
+
+def test_the_backend_says_which_inner_loop_runs():
+    assert get_backend("cpu").detail.split(",")[0] == best_form().name
+    assert (best_form().name == "popcount") == ("avx512vpopcntdq" in features() or "avx2" not in features())
+
+
+def test_tables_need_avx2(monkeypatch):
+    monkeypatch.setattr("bnas.kernels.cpu.forms.features", lambda: frozenset({"sse2"}))
+    with pytest.raises(BnasError, match="the table kernels need a processor with AVX2"):
+        form_named("tables")
+    assert form_named("popcount") is all_forms()["popcount"]
+
+
+def machine_code(emit, tile, cpu):
+    """Assembly of one inner loop for a processor that need not be this one."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    module = ir.Module()
+    module.triple = "x86_64-unknown-linux-gnu"
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 8)
+    function = ir.Function(module, kind, "inner")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    emit(builder, tile, *function.args)
+    builder.ret_void()
+    parsed = binding.parse_assembly(str(module))
+    parsed.verify()
+    machine = binding.Target.from_triple(module.triple).create_target_machine(cpu=cpu, opt=3)
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    builder_of_passes = binding.create_pass_builder(machine, options)
+    builder_of_passes.getModulePassManager().run(parsed, builder_of_passes)
+    return machine.emit_assembly(parsed)
+
+
+def innermost_loop(code, instruction):
+    """The lines of the basic block that has most of that instruction."""
+    blocks = re.split(r"^\.?L\w+:.*$", code, flags=re.MULTILINE)
+    block = max(blocks, key=lambda block: block.count(instruction))
+    return [line.strip() for line in block.splitlines() if line.strip() and not line.strip().startswith(("#", "."))]
+
+
+@pytest.mark.parametrize("cpu", ["znver4", "icelake-server"])
+@pytest.mark.parametrize("tile", [compiled.SEVEN_BY_ONE, compiled.ONE_BY_FOUR])
+def test_words_are_counted_by_vector_popcount_in_registers(cpu, tile):
+    loop = innermost_loop(machine_code(emit_popcount, tile, cpu), "vpopcntd")
+    counted = [line for line in loop if line.startswith("vpopcntd")]
+    # LLVM may run two steps at once.
+    assert len(counted) % (tile.pixels * tile.blocks) == 0
+    assert counted
+    assert all("%zmm" in line for line in counted)
+    assert not [line for line in loop if "(%rsp" in line and "zmm" in line]
+
+
+@pytest.mark.parametrize(
+    "tile",
+    [compiled.FIVE_BY_FOUR, compiled.SIX_BY_THREE, compiled.EIGHT_BY_TWO, compiled.EIGHT_BY_ONE, compiled.SINGLE],
+    ids=str,
+)
+def test_tables_are_looked_up_by_byte_shuffles_in_registers(tile):
+    loop = innermost_loop(machine_code(emit_tables, tile, "znver3"), "vpshufb")
+    shuffles = [line for line in loop if line.startswith("vpshufb")]
+    assert len(shuffles) % (tile.pixels * tile.blocks // 2) == 0
+    assert shuffles
+    assert not [line for line in loop if "(%rsp" in line and "ymm" in line]
+
+
+USE = """
+import numpy as np, torch
+from bnas.kernels.cpu import jit, pack
+torch.set_num_threads(2)
+pack.VALUES_FOR_THREADS = 0
+x = np.ones((2, 3, 2, 1), np.float32).transpose(0, 1, 3, 2)
+bits = pack.threshold_pack(x, np.zeros(3, np.float32), np.zeros(3, bool))
+stats = pack._planes_parallel.stats
+print(bits.ravel().tolist(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), torch.get_num_threads())
+"""
+
+
+def test_compiled_code_is_kept_for_the_next_process_and_torch_keeps_its_threads(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    said = [
+        subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, check=True).stdout.strip()
+        for _ in range(2)
+    ]
+    assert said == ["[7, 7, 7, 7] 0 1 2", "[7, 7, 7, 7] 1 0 2"]
+    assert list((tmp_path / "bnas").rglob("*.nbi"))
+
+
+def test_the_cache_goes_where_it_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert jit.cache_folder().is_relative_to(tmp_path / "home" / ".cache")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(jit, "_private_temporary", lambda: str(tmp_path / "file" / "too"))
+    with pytest.raises(BnasError, match="set NUMBA_CACHE_DIR"):
+        jit.cache_folder()
+
+
+def test_another_version_of_the_sources_has_another_cache(monkeypatch):
+    before = jit.cache_folder()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"changed")
+    assert jit.cache_folder() != before
