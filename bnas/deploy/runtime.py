@@ -76,13 +76,14 @@ class PackedNetwork:
     def __call__(self, images: Any) -> Any:
         """Logits float32 [N, classes] of normalized float32 images [N, C, H, W]; NumPy in, NumPy out, else torch."""
         self.check_images(images)
-        return _like(images, self.run(_on_cpu(images)))
+        return _like(images, self.run(self._take(images)))
 
     def predict(self, images: Any) -> Any:
         """Logits of uint8 images [N, C, H, W], normalized here with the mean and std that the file holds."""
         self.check_images(images, "uint8")
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.program.mean, self.program.std))
-        return _like(images, self.run(_on_cpu(images).to(torch.float32).div_(255).sub_(mean).div_(std)))
+        x = self._take(images).to(torch.float32)
+        mean, std = (x.new_tensor(v).view(-1, 1, 1) for v in (self.program.mean, self.program.std))
+        return _like(images, self.run(x.div_(255).sub_(mean).div_(std)))
 
     @torch.no_grad()
     def run(self, x: Tensor, watch: Watch | None = None) -> Tensor:
@@ -109,6 +110,11 @@ class PackedNetwork:
         """The integer sums of a binary operation, before its scale: [N, Ho, Wo, O] or [N, O]."""
         return _accumulators(self._backend, op, self._tensors[op.tensors["weight"]], bits)
 
+    def _take(self, images: Tensor | NDArray[Any]) -> Tensor:
+        """The images where the network runs."""
+        # Arrays are copied, because torch takes neither negative strides nor read-only memory.
+        return images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(images.copy())
+
     def check_images(self, images: Any, dtype: str = "float32") -> None:
         """`BnasError` unless `images` is an array or tensor of that type and of the size that the network takes."""
         if not isinstance(images, (Tensor, np.ndarray)):
@@ -124,16 +130,17 @@ class PackedNetwork:
 
 def load(path: str | Path, backend: str = "reference") -> PackedNetwork:
     """The network of a `model.bnas` file; `BnasError` for a file that is not one, or a back end that is not there."""
-    return PackedNetwork(file.load(path), backend)
+    packed = file.load(path)
+    if backend == "triton":
+        # Its values live on the GPU, so that it has a way of its own to run.
+        from bnas.deploy.device_network import DeviceNetwork
 
-
-def _on_cpu(images: Tensor | NDArray[Any]) -> Tensor:
-    # Arrays are copied, because torch takes neither negative strides nor read-only memory.
-    return images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(images.copy())
+        return DeviceNetwork(packed)
+    return PackedNetwork(packed, backend)
 
 
 def _like(images: Tensor | NDArray[Any], logits: Tensor) -> Tensor | NDArray[Any]:
-    return logits.to(images.device) if isinstance(images, Tensor) else logits.numpy()
+    return logits.to(images.device) if isinstance(images, Tensor) else logits.cpu().numpy()
 
 
 def _prepared(tensor: NDArray[Any]) -> Any:

@@ -92,7 +92,7 @@ def verify(model: nn.Module, packed: PackedNetwork, images: Tensor) -> VerifyRep
         for some in images.split(IMAGES_AT_ONCE):
             with comparison.watching(model):
                 trained_logits.append(model(some).float().cpu())
-            packed_logits.append(packed.run(some.cpu(), comparison.count_flips))
+            packed_logits.append(packed.run(some.cpu(), comparison.count_flips).cpu())
     trained, run = torch.cat(trained_logits), torch.cat(packed_logits)
     return VerifyReport(
         contents_difference=structure or _tensor_difference(fresh, packed.packed),

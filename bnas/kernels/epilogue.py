@@ -37,7 +37,7 @@ class Epilogue:
         if self.kind == 2:
             if self.scale is None or self.flip is None:
                 raise BnasError("packed results need scale, value and flip")
-            if not writes_whole_words(geometry, self.groups):
+            if not writes_whole_words(geometry.filters, geometry.groups, self.groups):
                 raise BnasError(
                     f"{geometry.filters} filters in {geometry.groups} groups cannot be packed in {self.groups} groups by the "
                     f"convolution itself: where there are several groups, each must hold a multiple of {WORD_BITS}"
@@ -53,7 +53,7 @@ class Epilogue:
         return torch.empty(shape, dtype=torch.float32 if self.kind == 1 else torch.int32, device=device)
 
 
-def writes_whole_words(geometry: Geometry, groups: int) -> bool:
-    """Whether no word of a result packed in `groups` groups mixes filters of two groups of the convolution."""
-    of_result = groups == 1 or geometry.filters % (groups * WORD_BITS) == 0
-    return of_result and (geometry.groups == 1 or geometry.group_filters % WORD_BITS == 0)
+def writes_whole_words(filters: int, groups: int, out_groups: int) -> bool:
+    """Whether no word of a result packed in `out_groups` groups mixes filters of two of the convolution's groups."""
+    of_result = out_groups == 1 or filters % (out_groups * WORD_BITS) == 0
+    return of_result and (groups == 1 or filters % (groups * WORD_BITS) == 0)

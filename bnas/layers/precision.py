@@ -1,6 +1,7 @@
 """Full precision for what must be exact, whatever precision surrounds it."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -11,3 +12,15 @@ def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     if not torch.amp.is_autocast_available(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products of float32 on GPUs in float32, not TF32 (whose products have 10 bits), as they are on a CPU."""
+    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = conv.allow_tf32, matmul.allow_tf32
+    try:
+        conv.allow_tf32 = matmul.allow_tf32 = False
+        yield
+    finally:
+        conv.allow_tf32, matmul.allow_tf32 = before
