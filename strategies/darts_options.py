@@ -14,8 +14,8 @@ GENOTYPE_RULES = ("last", "best_val_after")
 
 
 @dataclass(frozen=True)
-class DartsOptions(CollapseOptions):
-    """Hyper-parameters of a DARTS search; weights follow DARTS' released recipe (SGD with momentum, cosine)."""
+class DartsMethod:
+    """Hyper-parameters of the search itself; weights follow DARTS' released recipe (SGD with momentum, cosine)."""
 
     epochs: int = option(50, "passes over the training half", "code")
     learning_rate: float = option(0.025, "of the weights, at the start of the cosine", "code")
@@ -80,6 +80,11 @@ class DartsOptions(CollapseOptions):
         choices=PRECISIONS,
     )
     round_steps: int = option(0, "steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
+
+
+@dataclass(frozen=True)
+class DartsOptions(CollapseOptions, DartsMethod):
+    """All options of a DARTS search, checked. Fields of the last base come first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
