@@ -9,8 +9,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, backend: str = "reference") -> "PackedNetwork":
-    """The network of a `model.bnas` file, to be called with images; see `bnas.deploy.runtime.PackedNetwork`."""
+def load(path: str | Path, backend: str = "cpu") -> "PackedNetwork":
+    """The network of a `model.bnas` file, to be called with images; see `bnas.deploy.runtime.PackedNetwork`.
+
+    `backend`: one of `bnas.kernels.BACKENDS`; the one that is named runs, or a `BnasError` says what is missing.
+    """
     # Imported here, so that `import bnas` stays light.
     from bnas.deploy.runtime import load as load_packed
 

@@ -19,7 +19,7 @@ from bnas.deploy.file import Packed
 from bnas.deploy.ir import Op, Program
 from bnas.deploy.real_ops import REAL_OPS, Tensors
 from bnas.errors import BnasError
-from bnas.kernels import Backend, get_backend
+from bnas.kernels import DEFAULT_BACKEND, Backend, get_backend
 from bnas.kernels.packing import Words, pack_bits, unpack_activations, unpack_bits
 
 
@@ -44,14 +44,20 @@ Watch = Callable[[Op, Value], None]
 class PackedNetwork:
     """A packed network that is called like a function: normalized images in, logits out.
 
-    `backend` is the name of the kernels that run it. All tensors are prepared here, once.
+    `backend` is the name of the kernels that run it. All tensors are prepared here, once. `fuse`: operations run
+    together where the back end can; off, one by one, with the same results.
     """
 
-    def __init__(self, packed: Packed, backend: str = "reference") -> None:
+    def __init__(self, packed: Packed, backend: str = DEFAULT_BACKEND, *, fuse: bool = True) -> None:
         self.packed = packed
         self._backend = get_backend(backend)
         self._tensors = {name: _prepared(tensor) for name, tensor in packed.tensors.items()}
         self._last_reader = {name: op.output for op in self.program.ops for name in op.inputs}
+        self._fused: Callable[[Tensor], Tensor] | None = None
+        if fuse and self._backend.layer is not None:
+            from bnas.deploy.fused import FusedProgram
+
+            self._fused = FusedProgram(packed, self._backend.layer, self.run_op, Bits)
 
     @property
     def program(self) -> Program:
@@ -68,9 +74,10 @@ class PackedNetwork:
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.program.input_shape))
+        detail = f" ({self._backend.detail})" if self._backend.detail else ""
         return (
             f"PackedNetwork({len(self.program.ops)} operations, images {size}, "
-            f"{len(self.classes)} classes, backend {self.backend})"
+            f"{len(self.classes)} classes, backend {self.backend}{detail})"
         )
 
     def __call__(self, images: Any) -> Any:
@@ -87,7 +94,11 @@ class PackedNetwork:
 
     @torch.no_grad()
     def run(self, x: Tensor, watch: Watch | None = None) -> Tensor:
-        """Logits of x float32 [N, C, H, W]; `watch` sees every operation with the value that it wrote."""
+        """Logits of x float32 [N, C, H, W]; `watch` sees every operation, unfused, with the value that it wrote."""
+        # Channels last: the order of packed words, and the quicker one for torch's own kernels.
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self._fused is not None and watch is None and len(x) > 0:
+            return self._fused(x)
         values: dict[str, Value] = {self.program.input: x}
         for op in self.program.ops:
             value = self.run_op(op, *(values[name] for name in op.inputs))
@@ -128,7 +139,7 @@ class PackedNetwork:
             raise BnasError(f"images must have the shape [N, {needed}]; found {list(images.shape)}")
 
 
-def load(path: str | Path, backend: str = "reference") -> PackedNetwork:
+def load(path: str | Path, backend: str = DEFAULT_BACKEND) -> PackedNetwork:
     """The network of a `model.bnas` file; `BnasError` for a file that is not one, or a back end that is not there."""
     packed = file.load(path)
     if backend == "triton":
@@ -146,7 +157,8 @@ def _like(images: Tensor | NDArray[Any], logits: Tensor) -> Tensor | NDArray[Any
 def _prepared(tensor: NDArray[Any]) -> Any:
     """Floats become torch tensors, flips bool; words stay as they are."""
     if tensor.dtype == np.float32:
-        return torch.from_numpy(np.array(tensor))
+        copy = torch.from_numpy(np.array(tensor))
+        return copy.contiguous(memory_format=torch.channels_last) if copy.dim() == 4 else copy
     return tensor.astype(np.bool_) if tensor.dtype == np.uint8 else tensor
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 from bnas.kernels import gpu, reference
 from bnas.kernels.packing import Words
 from bnas.registry import Registry
+
+if TYPE_CHECKING:
+    from bnas.kernels.cpu.layer import BinaryLayer
+
+# The fastest that is exact on every machine; numba is among what is always installed.
+DEFAULT_BACKEND = "cpu"
 
 
 class Conv2d(Protocol):
@@ -40,13 +46,18 @@ class ThresholdPack(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the kernels; its integers equal the reference's, always. `detail`: what of it runs here."""
+    """One implementation of the kernels; its integers equal the reference's, always.
+
+    `detail`: what of it runs here. `layer`: prepares a binary convolution together with what follows it, see
+    `cpu.layer.BinaryLayer`; None where operations run one by one.
+    """
 
     name: str
     conv2d: Conv2d
     matmul: Callable[[Words, Words, int], NDArray[np.int32]]
     threshold_pack: ThresholdPack
     detail: str = ""
+    layer: "Callable[..., BinaryLayer] | None" = None
 
 
 def _reference() -> Backend:
@@ -56,9 +67,11 @@ def _reference() -> Backend:
 def _cpu() -> Backend:
     from bnas.kernels import cpu
     from bnas.kernels.cpu.forms import best_form
+    from bnas.kernels.cpu.layer import BinaryLayer
 
     form = best_form()
-    return Backend("cpu", partial(cpu.conv2d, form), partial(cpu.matmul, form), cpu.threshold_pack, form.detail)
+    kernels = (partial(cpu.conv2d, form), partial(cpu.matmul, form), cpu.threshold_pack)
+    return Backend("cpu", *kernels, form.detail, partial(BinaryLayer, form))
 
 
 def _triton() -> Backend:

@@ -10,7 +10,7 @@ from torch import nn
 from bnas.binary.schemes import make_scheme
 from bnas.deploy.runtime import PackedNetwork
 from bnas.errors import BnasError
-from bnas.kernels import BACKENDS, Backend, reference
+from bnas.kernels import BACKENDS, Backend, get_backend, reference
 from bnas.layers import BinaryLinear, NormBinarize
 from bnas.registry import Registry
 from tests.core.packed_networks import SHAPE, Cell, images, packed, trained
@@ -64,8 +64,11 @@ def test_it_leaves_its_input_as_it_is(network):
 
 
 def test_it_says_what_it_is_and_which_backend_runs(network):
-    assert network.backend == "reference"
-    assert repr(network) == "PackedNetwork(31 operations, images 3 x 9 x 9, 5 classes, backend reference)"
+    assert network.backend == "cpu"
+    detail = get_backend("cpu").detail
+    assert repr(network) == f"PackedNetwork(31 operations, images 3 x 9 x 9, 5 classes, backend cpu ({detail}))"
+    plain = PackedNetwork(network.packed, "reference")
+    assert repr(plain) == "PackedNetwork(31 operations, images 3 x 9 x 9, 5 classes, backend reference)"
     assert network.classes == ("cat", "dog", "fox", "owl", "yak")
 
 

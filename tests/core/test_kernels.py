@@ -201,6 +201,7 @@ def test_threshold_of_features_in_any_memory_order(backend, given_):
 @every_backend
 def test_no_images_give_no_sums(backend):
     assert by_bits(backend, np.ones((0, 8, 4, 4)), signs(3, 8, 3, 3)).shape == (0, 2, 2, 3)
+    assert backend.matmul(np.zeros((0, 2), np.uint32), pack_matrix(signs(5, 40)), 40).shape == (0, 5)
 
 
 @every_backend

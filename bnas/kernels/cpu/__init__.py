@@ -50,5 +50,7 @@ def matmul(form: Form, a_words: Words, w_words: Words, length: int) -> NDArray[n
             f"a product over {length} elements needs rows of {words_for(length)} words; "
             f"the inputs have {a_words.shape[1]}, the weights {w_words.shape[1]}"
         )
+    if len(a_words) == 0:
+        return np.empty((0, len(w_words)), dtype=np.int32)
     rows = a_words[None, :, None, None, :]
     return conv2d(form, rows, w_words[:, None, None, :], channels=length)[0, :, 0]

@@ -1,0 +1,110 @@
+"""Which operations of a program run together: a binary convolution with the comparison before it and all that follows.
+
+Only the decision; `fused` carries it out. A step computes what its operations compute one by one, in the same order of
+float operations, so that bits, integers and real values are equal.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bnas.deploy.ir import Op, Program
+
+ACTIVATIONS = ("prelu", "relu", "hardtanh")
+MOST_ADDED = 2
+
+OnlyReader = Callable[[str], Op | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation (`conv` is None), or a convolution with what was fused to it.
+
+    In order: `threshold` makes its bits from real values; `conv`; `batch_norm`; `activation`; `shuffle`; `added` other
+    values, one after the other; `bits` compares the result again. `output` is what the step writes.
+    """
+
+    ops: tuple[Op, ...]
+    output: str
+    conv: Op | None = None
+    threshold: Op | None = None
+    batch_norm: Op | None = None
+    activation: Op | None = None
+    shuffle: Op | None = None
+    added: tuple[str, ...] = ()
+    bits: Op | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that the step needs from outside of it."""
+        written = {op.output for op in self.ops}
+        return tuple(dict.fromkeys(name for op in self.ops for name in op.inputs if name not in written))
+
+
+def fuse(program: Program) -> tuple[Step, ...]:
+    """The steps of `program` in the order in which they run; every operation is in exactly one."""
+    readers: dict[str, list[Op]] = {}
+    for op in program.ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    writer = {op.output: op for op in program.ops}
+    place = {op.output: index for index, op in enumerate(program.ops)}
+
+    def only_reader(name: str) -> Op | None:
+        found = readers.get(name, [])
+        return found[0] if len(found) == 1 and name != program.output else None
+
+    taken: set[str] = set()
+    chains: list[Step] = []
+    for conv in program.ops:
+        if conv.kind == "binary_conv2d":
+            step = _chain(conv, only_reader, taken)
+            taken.update(op.output for op in step.ops)
+            chains.append(step)
+    chains = [_with_threshold(step, writer, only_reader, taken) for step in chains]
+    alone = [Step((op,), op.output) for op in program.ops if op.output not in taken]
+    # A step runs where its last operation stood: all that it reads is there by then.
+    return tuple(sorted([*chains, *alone], key=lambda step: max(place[op.output] for op in step.ops)))
+
+
+def _chain(conv: Op, only_reader: OnlyReader, taken: set[str]) -> Step:
+    """The convolution and what follows it, as far as one store can do it."""
+    ops, added = [conv], list[str]()
+    parts: dict[str, Op] = {}
+    stage = 0
+    while "bits" not in parts:
+        reader = only_reader(ops[-1].output)
+        if reader is None or reader.output in taken:
+            break
+        slot = _slot(reader)
+        if slot is None or _STAGES[slot] < stage or (slot != "added" and _STAGES[slot] == stage):
+            break
+        if slot == "added":
+            if len(added) == MOST_ADDED:
+                break
+            added.append(next(name for name in reader.inputs if name != ops[-1].output))
+        else:
+            parts[slot] = reader
+        stage = _STAGES[slot]
+        ops.append(reader)
+    return Step(tuple(ops), ops[-1].output, conv, added=tuple(added), **parts)
+
+
+_STAGES = {"batch_norm": 1, "activation": 2, "shuffle": 3, "added": 4, "bits": 5}
+
+
+def _slot(op: Op) -> str | None:
+    if op.kind in ACTIVATIONS:
+        return "activation"
+    if op.kind == "add":
+        return "added" if len(set(op.inputs)) == len(op.inputs) == 2 else None
+    return {"batch_norm": "batch_norm", "channel_shuffle": "shuffle", "threshold": "bits"}.get(op.kind)
+
+
+def _with_threshold(step: Step, writer: dict[str, Op], only_reader: OnlyReader, taken: set[str]) -> Step:
+    """The comparison that makes the convolution's bits, where nothing else reads them and no step made them before."""
+    bits = step.ops[0].inputs[0]
+    made_by = writer.get(bits)
+    if made_by is None or made_by.kind != "threshold" or bits in taken or only_reader(bits) is None:
+        return step
+    taken.add(bits)
+    return replace(step, ops=(made_by, *step.ops), threshold=made_by)
