@@ -9,12 +9,13 @@ from bnas import seeding
 from bnas.deploy.file import Packed
 from bnas.deploy.pack import export
 from bnas.space import NetSpec
-from search_spaces import SPACES
+from search_spaces.bats import Bats
+from search_spaces.widths import Widths
 
 
 def _birealnet18(scheme: str) -> tuple[nn.Module, NetSpec]:
     """ResNet-18 with Bi-Real blocks at 224 x 224 (Liu et al. 2018, arXiv 1808.00278), down-sampling real."""
-    space = SPACES["widths"](network="resnet18")
+    space = Widths(network="resnet18")
     size = {"stem": "imagenet", "block": "bireal", "downsample": "real"}
     spec = NetSpec((3, 224, 224), 1000, scheme, size=size)
     return space.build(space.coded([1.0] * len(space.decisions)), spec), spec
@@ -22,7 +23,7 @@ def _birealnet18(scheme: str) -> tuple[nn.Module, NetSpec]:
 
 def _bats20(scheme: str) -> tuple[nn.Module, NetSpec]:
     """A random architecture of the space `bats` at the paper's size for CIFAR: 20 cells, C = 36."""
-    space = SPACES["bats"]()
+    space = Bats()
     spec = NetSpec((3, 32, 32), 10, scheme, size={"cells": 20, "channels": 36})
     return space.build(space.random(np.random.default_rng(0)), spec), spec
 
