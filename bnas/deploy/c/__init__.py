@@ -1,0 +1,1 @@
+"""A packed network as portable C99, for microcontrollers: one .c, one .h, nothing allocated."""
