@@ -16,9 +16,10 @@ from bnas.errors import BnasError, check_choice
 from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
 from bnas.rundir import RunDir, retraining_at
 from bnas.space import NetSpec
-from experiments import api, deployment
+from experiments import api, deployment, export_command
 from experiments.config import Job, JobError, load_job, make_job, set_up, shipped_jobs
 from experiments.console import Counter, facts, fail, hint, make_reporter, print_cost, say, size, table, write_json
+from experiments.export_targets import chosen_target
 from experiments.genotype_formats import format_for, write_genotype
 from experiments.job_text import job_text, our_defaults
 from experiments.network import find_trained, load_trained
@@ -201,13 +202,21 @@ def _genotype(source: Path, round: int | None) -> Genotype:
 
 
 def export(
-    source: Path, what: str, to: Path | None, format: str | None, round: int | None, json_file: Path | None
+    source: Path,
+    what: str | None,
+    to: Path | None,
+    format: str | None,
+    round: int | None,
+    check: bool,
+    json_file: Path | None,
 ) -> int:
-    check_choice("thing to export", what, ("packed", "genotype"))
-    if what == "genotype":
+    chosen, to = chosen_target(what, to)
+    if chosen == "genotype":
         return _export_genotype(source, to, format, round, json_file)
     if format is not None or round is not None:
         raise BnasError("--format and --round choose a genotype; add --what genotype")
+    if chosen in ("onnx", "c"):
+        return export_command.other(chosen, source, to, check, json_file)
     target, packed = deployment.export_packed(source, to)
     total, binary = target.stat().st_size, packed.binary_weight_bytes()
     say(f"wrote {target}: {size(total)}, of it {size(binary)} of binary weights")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import bnas
 from bnas import atomic
-from bnas.data import Dataset, ImageSet
+from bnas.data import Dataset, ImageSet, Normalization
 from bnas.deploy import file
 from bnas.deploy.pack import export
 from bnas.deploy.runtime import PackedNetwork
@@ -20,7 +20,7 @@ from bnas.deploy.verify import VerifyReport, verify
 from bnas.errors import BnasError
 from bnas.rundir import RunFiles
 from experiments.api import job_of, read_data
-from experiments.network import TrainedNetwork, find_trained, load_trained
+from experiments.network import find_trained, load_trained
 
 # Enough to compare every layer on; the parity of a layer does not depend on what the images show.
 VERIFY_IMAGES = 64
@@ -45,10 +45,18 @@ def load_packed(path: Path) -> PackedNetwork:
 def export_packed(path: Path, to: Path | None = None) -> tuple[Path, file.Packed]:
     """Pack the retrained network that `path` names into `to`, by default model.bnas beside its checkpoint."""
     files = find_trained(path)
+    packed = pack(files)
+    target = to or files.packed
+    file.save(packed, target)
+    return target, packed
+
+
+def pack(files: RunFiles) -> file.Packed:
+    """The retrained network, packed."""
     trained = load_trained(files)
     card = trained.card
     about = {"genotype": card.genotype.to_dict(), "spec": card.spec.to_dict(), "data": card.data}
-    packed = export(
+    return export(
         trained.model,
         input_shape=card.spec.input_shape,
         classes=card.classes,
@@ -56,9 +64,6 @@ def export_packed(path: Path, to: Path | None = None) -> tuple[Path, file.Packed
         std=card.normalization.std,
         about=about,
     )
-    target = to or files.packed
-    file.save(packed, target)
-    return target, packed
 
 
 def verify_packed(path: Path, checkpoint: Path | None = None) -> tuple[VerifyReport, str]:
@@ -71,7 +76,8 @@ def verify_packed(path: Path, checkpoint: Path | None = None) -> tuple[VerifyRep
         _beside(path, "name the trained network by --checkpoint") if checkpoint is None else find_trained(checkpoint)
     )
     trained = load_trained(files)
-    images, what = _images_to_verify(files, trained)
+    card = trained.card
+    images, what = images_to_compare(files, card.spec.input_shape, card.normalization, VERIFY_IMAGES)
     try:
         return verify(trained.model, packed, images), what
     except BnasError as error:
@@ -86,17 +92,18 @@ def _beside(packed: Path, otherwise: str) -> RunFiles:
         raise BnasError(f"{error} ({otherwise})") from None
 
 
-def _images_to_verify(files: RunFiles, trained: TrainedNetwork) -> tuple[Tensor, str]:
-    """Training images where the run's data is there, else noise from a fixed seed."""
-    card = trained.card
+def images_to_compare(
+    files: RunFiles, shape: tuple[int, ...], normalization: Normalization, count: int
+) -> tuple[Tensor, str]:
+    """Normalized training images where the run's data is there, else noise from a fixed seed; and which they are."""
     try:
-        images = read_data(job_of(files)).train.images[:VERIFY_IMAGES]
+        images = read_data(job_of(files)).train.images[:count]
         what = f"{len(images)} training images"
     except BnasError as error:
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (VERIFY_IMAGES, *card.spec.input_shape), generator=generator, dtype=torch.uint8)
-        what = f"{VERIFY_IMAGES} images of noise, because the data is not there ({error})"
-    return card.normalization.apply(images), what
+        images = torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+        what = f"{count} images of noise, because the data is not there ({error})"
+    return normalization.apply(images), what
 
 
 @dataclass(frozen=True)

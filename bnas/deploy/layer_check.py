@@ -41,7 +41,9 @@ def first_difference(network: PackedNetwork, values: Mapping[str, Value]) -> str
     `values` holds the input and every value of the program, as the other implementation computed them.
     """
     for op in network.program.ops:
-        if (words := _difference(op, network.run_op(op, *(values[i] for i in op.inputs)), values[op.output])) is not None:
+        if (
+            words := _difference(op, network.run_op(op, *(values[i] for i in op.inputs)), values[op.output])
+        ) is not None:
             return f"{op}: {words} on equal inputs"
     return None
 

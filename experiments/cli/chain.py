@@ -99,14 +99,18 @@ def export(
     source: Annotated[
         Path,
         typer.Argument(
-            help="packed: a retraining's folder or checkpoint. genotype: a run's folder or a genotype file."
+            help="A retraining's folder or checkpoint; for onnx and c a packed file too; for a genotype a run's folder or "
+            "a genotype file. Default: this folder."
         ),
-    ],
-    what: Annotated[str, typer.Option(help="packed or genotype.")] = "packed",
+    ] = Path("."),
+    what: Annotated[
+        str | None, typer.Option(help="packed, genotype, onnx or c; default: by --to, else packed.")
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
-            help="File to write. packed: default model.bnas beside the checkpoint. genotype: default, the terminal."
+            help="File to write (.bnas, .onnx, .c), or only 'onnx' or 'c'; default model.bnas, model.onnx or model.c and "
+            "model.h beside the checkpoint. genotype: default, the terminal."
         ),
     ] = None,
     format: Annotated[
@@ -114,17 +118,28 @@ def export(
         typer.Option(help="Of a genotype: json, yaml, darts, dot, svg, png; default: by the suffix of --to."),
     ] = None,
     round: Round = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="onnx, c: run it, by onnxruntime or a C compiler, and compare every operation with the packed runtime.",
+        ),
+    ] = True,
     json_file: JsonFile = None,
 ) -> None:
-    """Write the packed network, or the genotype.
+    """Write the packed network (also as ONNX, or as C for microcontrollers), or the genotype.
 
     Example: [bold]bnas export runs/first[/bold]
+
+    Example: [bold]bnas export runs/first --to c[/bold]
+
+    Example: [bold]bnas export runs/first/retrain-bats-seed0/model.bnas --to net.onnx[/bold]
 
     Example: [bold]bnas export runs/first --what genotype --to cell.svg[/bold]
     """
     from experiments import commands
 
-    raise typer.Exit(commands.export(source, what, to, format, round, json_file))
+    raise typer.Exit(commands.export(source, what, to, format, round, check, json_file))
 
 
 @app.command()

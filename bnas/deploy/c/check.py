@@ -69,9 +69,7 @@ def check_c(source: CSource, network: PackedNetwork, images: Tensor, compiler: s
     return Check(difference, compiler, len(images), argmax, flips, signs, error)
 
 
-def run_c(
-    source: CSource, network: PackedNetwork, images: Tensor, compiler: str
-) -> tuple[dict[str, Value], Tensor]:
+def run_c(source: CSource, network: PackedNetwork, images: Tensor, compiler: str) -> tuple[dict[str, Value], Tensor]:
     """Every value that the compiled network computes for normalized images [N, C, H, W], and the logits."""
     program = network.program
     shapes_ = shapes.infer(program, {name: t.shape for name, t in network.packed.tensors.items()})

@@ -63,9 +63,7 @@ def _aliases(op: Op, values: Mapping[str, Value]) -> bool:
     return op.kind == "flatten" and not values[op.output].is_bits
 
 
-def _shared(
-    op: Op, place: int, values: Mapping[str, Value], blocks: Mapping[str, _Block | None]
-) -> _Block | None:
+def _shared(op: Op, place: int, values: Mapping[str, Value], blocks: Mapping[str, _Block | None]) -> _Block | None:
     """The block of the first input, where the output may lie in it."""
     block = blocks[op.inputs[0]]
     if _aliases(op, values):

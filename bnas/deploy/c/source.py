@@ -1,4 +1,4 @@
-"""A packed network as C99: the text of its .c and its .h. Needs no libc beyond stdint.h and string.h, and no memory of its own."""
+"""A packed network as C99: the text of its .c and its .h. Of libc it needs stdint.h and string.h, and it owns no memory."""
 
 import re
 from dataclasses import dataclass
@@ -14,10 +14,6 @@ from bnas.deploy.c.plan import plan
 from bnas.deploy.file import Packed
 from bnas.errors import BnasError
 
-_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while main".split()
-)
 _C_TYPES = {"float32": "float", "uint32": "uint32_t", "uint8": "uint8_t"}
 _PER_LINE = 8
 
@@ -36,8 +32,7 @@ class CSource:
 def c_name(text: str) -> str:
     """`text` as a C identifier: other characters become _, and one that would begin with a digit gets net_ before it."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", text).strip("_") or "net"
-    name = f"net_{name}" if name[0].isdigit() else name
-    return f"{name}_" if name in _KEYWORDS else name
+    return f"net_{name}" if name[0].isdigit() else name
 
 
 def write_c(packed: Packed, name: str = "net") -> CSource:
@@ -52,7 +47,10 @@ def write_c(packed: Packed, name: str = "net") -> CSource:
     writer = Writer(packed, values, plan(program, values))
     body = []
     for place, op in enumerate(program.ops):
-        body += [f"    /* {place}: {op.kind} {_comment(op.name)} */", *(f"    {line}" for line in statements(writer, op))]
+        body += [
+            f"    /* {place}: {op.kind} {_comment(op.name)} */",
+            *(f"    {line}" for line in statements(writer, op)),
+        ]
         body.append(f"    WATCH({place}, {writer.pointer(op.output)});")
     tensors = [packed.tensors[key] for key in writer.constants]
     const_bytes = sum(tensor.nbytes for tensor in tensors) + 4 * 2 * program.input_shape[0]

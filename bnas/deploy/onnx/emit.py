@@ -38,8 +38,13 @@ class Graph:
         return output
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        self.initializers.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
+        # np.ascontiguousarray would give a number a dimension.
+        self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
+
+    def number(self, name: str, value: float) -> str:
+        """A constant float32 without dimensions."""
+        return self.constant(name, np.array(value, np.float32))
 
     def signs(self, name: str, sign_pm1: NDArray[np.float32]) -> str:
         """A constant of -1 and +1, stored in a byte each."""
@@ -71,7 +76,7 @@ def _threshold(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
         x = g.node("Mul", [x, g.constant(f"{op.output}/direction", direction.reshape(shape))], f"{op.output}/directed")
     value = g.constant(f"{op.output}/value", (tensors["value"] * direction).reshape(shape))
     reached = g.node("GreaterOrEqual", [x, value], f"{op.output}/reached")
-    plus, minus = g.constant("/plus_one", np.float32(1)), g.constant("/minus_one", np.float32(-1))
+    plus, minus = g.number("/plus_one", 1), g.number("/minus_one", -1)
     g.node("Where", [reached, plus, minus], op.output)
 
 
@@ -131,7 +136,7 @@ def _pad(g: Graph, op: Op, pads: Sequence[int], value: float) -> str:
     """The input of `op` with [top, left, bottom, right] pixels of that value; a negative number crops."""
     top, left, bottom, right = pads
     amounts = g.constant(f"{op.output}/pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
-    filler = g.constant(f"{op.output}/pad_value", np.float32(value))
+    filler = g.number(f"{op.output}/pad_value", value)
     return g.node("Pad", [op.inputs[0], amounts, filler], f"{op.output}/padded", mode="constant")
 
 
@@ -155,7 +160,7 @@ def _relu(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _hardtanh(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
-    limits = [g.constant(f"{op.output}/{name}", np.float32(op.attributes[name])) for name in ("min", "max")]
+    limits = [g.number(f"{op.output}/{name}", op.attributes[name]) for name in ("min", "max")]
     g.node("Clip", [op.inputs[0], *limits], op.output)
 
 
@@ -210,7 +215,8 @@ def _divisors(g: Graph, op: Op) -> NDArray[np.float64]:
         begin = np.arange(out) * s - p
         counts.append(np.minimum(begin + k, n + margin) - np.maximum(begin, -margin))
     # A window with nothing in it has the sum 0.
-    return np.maximum(np.outer(*counts), 1).astype(np.float64)
+    divisors: NDArray[np.float64] = np.maximum(np.outer(*counts), 1).astype(np.float64)
+    return divisors
 
 
 def _global_avg_pool(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -232,7 +238,7 @@ def _zeros_like(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
     batch = g.node("Shape", [op.inputs[0]], f"{op.output}/batch", start=0, end=1)
     image = g.constant(f"{op.output}/image", np.array(g.values[op.output].shape, np.int64))
     shape = g.node("Concat", [batch, image], f"{op.output}/shape", axis=0)
-    g.node("Expand", [g.constant("/zero", np.float32(0)), shape], op.output)
+    g.node("Expand", [g.number("/zero", 0), shape], op.output)
 
 
 def _flatten(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
