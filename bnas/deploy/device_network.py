@@ -96,7 +96,7 @@ class DeviceNetwork(PackedNetwork):
     def run(self, x: Tensor, watch: Watch | None = None) -> Tensor:
         """Logits of x float32 [N, C, H, W], on the device; with `watch`, operations run one by one."""
         values: dict[str, DeviceValue] = {self.program.input: x.to(self.device)}
-        with without_tf32():
+        with without_tf32(), torch.cuda.device_of(values[self.program.input]):
             for step in self._steps if watch is None else [Step(op) for op in self.program.ops]:
                 value = self._run_step(step, *(values[name] for name in step.op.inputs))
                 values[step.output] = value

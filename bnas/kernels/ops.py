@@ -30,7 +30,8 @@ def pack(x: Tensor, value: Tensor, flip: Tensor, groups: int) -> Tensor:
         gpu.device()
         from bnas.kernels import triton_launch
 
-        return triton_launch.pack(x, value.contiguous(), flip.contiguous().view(torch.uint8), groups)
+        with torch.cuda.device_of(x):
+            return triton_launch.pack(x, value.contiguous(), flip.contiguous().view(torch.uint8), groups)
     words = reference.threshold_pack(x.detach().float().numpy(), value.detach().numpy(), flip.numpy(), groups)
     return torch.from_numpy(words.view(np.int32))
 

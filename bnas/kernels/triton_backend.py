@@ -34,6 +34,7 @@ def convolve(geometry: Geometry, bits: Tensor, weight: Tensor, epilogue: Epilogu
         epilogue = replace(epilogue, flip=epilogue.flip.contiguous().view(torch.uint8))
     if not bits.is_cuda:
         return run_form(INTERPRETED, geometry, bits, weight, epilogue)
+    # Triton launches on the current device, wherever the tensors are.
     with torch.cuda.device(bits.device):
         return run_form(choose(geometry, bits, weight, epilogue), geometry, bits, weight, epilogue)
 

@@ -9,6 +9,15 @@ from bnas.errors import BnasError
 from bnas.kernels import get_backend, gpu, ops, reference
 from bnas.kernels.packing import pack_activations, pack_matrix, pack_weights, unpack_activations
 
+
+@pytest.fixture(autouse=True)
+def _one_form_on_gpus(monkeypatch):
+    if torch.cuda.is_available():
+        from bnas.kernels import triton_backend
+
+        monkeypatch.setattr(triton_backend, "choose", lambda *_: triton_backend.INTERPRETED)
+
+
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
 

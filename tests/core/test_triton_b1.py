@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bnas.kernels import ops
 from bnas.kernels.epilogue import Epilogue
@@ -69,6 +71,33 @@ def test_strides_dilations_and_crops(stride, dilation, padding):
 @pytest.mark.parametrize("tile", B1_TILES, ids=str)
 def test_every_tile(tile):
     check(*case(70, filters=150, size=(9, 9), padding=(1, 1, 1, 1)), tile=tile)
+
+
+@st.composite
+def convolutions(draw):
+    groups, kernel = draw(st.integers(1, 3)), (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    dilation = draw(pairs)
+    # Two crops of 2 leave at least one pixel, and the kernel fits after them.
+    size = tuple(d * (k - 1) + 5 + draw(st.integers(0, 4)) for d, k in zip(dilation, kernel, strict=True))
+    return case(
+        draw(st.integers(1, 70)),
+        groups * draw(st.integers(1, 40)),
+        size,
+        draw(st.integers(1, 3)),
+        groups,
+        kernel=kernel,
+        stride=draw(pairs),
+        dilation=dilation,
+        padding=draw(st.tuples(*[st.integers(-2, 3)] * 4)),
+        pad_value=draw(st.sampled_from([0, 1, -1])),
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(convolutions(), st.sampled_from(B1_TILES))
+def test_any_convolution(convolution, tile):
+    check(*convolution, tile=tile)
 
 
 def test_matmul():

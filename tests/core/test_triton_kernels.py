@@ -11,6 +11,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bnas.kernels import gpu, ops, reference
 from bnas.kernels.epilogue import Epilogue
@@ -109,6 +111,35 @@ def test_paddings_and_groups(form, pad_value, groups):
 )
 def test_strides_dilations_and_crops(form, stride, dilation, padding):
     check(form, *case(12, size=(7, 6), kernel=(3, 2), stride=stride, dilation=dilation, padding=padding))
+
+
+@st.composite
+def convolutions(draw):
+    groups, kernel = draw(st.integers(1, 2)), (draw(st.integers(1, 3)), draw(st.integers(1, 2)))
+    pairs = st.tuples(st.integers(1, 3), st.integers(1, 2))
+    dilation = draw(pairs)
+    # Two crops of 1 leave room for the kernel.
+    size = tuple(d * (k - 1) + 3 + draw(st.integers(0, 2)) for d, k in zip(dilation, kernel, strict=True))
+    return case(
+        draw(st.integers(1, 66)),
+        groups * draw(st.integers(1, 5)),
+        size,
+        draw(st.integers(1, 2)),
+        groups,
+        kernel=kernel,
+        stride=draw(pairs),
+        dilation=dilation,
+        padding=draw(st.tuples(*[st.integers(-1, 2)] * 4)),
+        pad_value=draw(st.sampled_from([0, 1, -1])),
+    )
+
+
+@runs
+@every_form
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(convolutions())
+def test_any_convolution(form, convolution):
+    check(form, *convolution)
 
 
 @runs
