@@ -6,10 +6,11 @@ import numpy as np
 
 from bnas import seeding
 from bnas.budget import Budget, Cost, Costs
+from bnas.cost import BINARY_MACS_PER_REAL
 from bnas.errors import BnasError
 from bnas.genotype import ABSENT, Genotype
 from bnas.latency import TableLatency
-from bnas.space import Gates, Scores, SearchSpace
+from bnas.space import Gates, NetSpec, Scores, SearchSpace
 from bnas.strategy import SearchTask
 
 # Draws in a row that may miss the budget before architectures are reached from the cheapest one instead.
@@ -33,6 +34,28 @@ def neighbours(space: SearchSpace, genotype: Genotype) -> Iterator[Genotype]:
                     for choice in space.drawable(new):
                         if (new.name, choice) not in genotype.choices:
                             yield space.genotype({**rest, new.name: choice})
+
+
+def extremes(space: SearchSpace, spec: NetSpec) -> tuple[Genotype, Genotype]:
+    """The genotypes of least and of most cost (real + binary / 64 MACs), found choice by choice.
+
+    Each choice is priced by putting it into one and the same architecture, without those it competes with. Where the
+    costs of decisions add up, as in cells, the two are exact; where they multiply, as with widths, each choice's order
+    is what matters, and it is kept.
+    """
+    with seeding.borrowed(0, "extremes"):
+        net = space.supernet(spec)
+    base = space.gates(space.reference())
+    prices: dict[str, list[float]] = {}
+    for unit in space.units():
+        without = {**base.active, **{decision.name: () for decision in unit}}
+        for decision in unit:
+            prices[decision.name] = []
+            for choice in decision.choices:
+                real, binary = net.expected_cost(Gates({**without, decision.name: (choice,)}))
+                prices[decision.name].append(float(real) + float(binary) / BINARY_MACS_PER_REAL)
+    cheapest = space.derive({name: [-price for price in each] for name, each in prices.items()})
+    return cheapest, space.derive(prices)
 
 
 class Feasible:
@@ -72,7 +95,7 @@ class Feasible:
     def cheapest(self) -> Genotype:
         """The least loaded architecture found, the same in every process; `BnasError` where it is over the budget."""
         if self._cheapest is None:
-            found = self._priced()
+            found, _ = extremes(self._space, self._task.spec)
             self._cheapest = found if self.allows(found) else self._descended(found)
         if not self.allows(self._cheapest):
             self._refuse(self._cheapest)
@@ -85,19 +108,6 @@ class Feasible:
             f"The cheapest found costs {self.cost(cheapest)}. It is {choices}. Raise the budget, or make the network of "
             f"the retraining smaller (its size)"
         )
-
-    def _priced(self) -> Genotype:
-        """The cheapest choice of every decision by the super-network's MACs: exact where the costs of choices add up."""
-        with seeding.borrowed(self._task.seed, "prices"):
-            net = self._space.supernet(self._task.spec)
-        base = self._space.gates(self._space.reference())
-        scores: dict[str, list[float]] = {}
-        for decision in self._space.decisions:
-            prices = [
-                net.expected_cost(Gates({**base.active, decision.name: (choice,)})) for choice in decision.choices
-            ]
-            scores[decision.name] = [-float(real) - float(binary) / 64 for real, binary in prices]
-        return self._space.derive(scores)
 
     def _descended(self, genotype: Genotype) -> Genotype:
         """Greedy descent of the load: the first change that lowers it is taken, until none does."""

@@ -4,6 +4,7 @@ All candidates are judged by the same images in the same batches, so that the no
 drops out of a comparison.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -55,15 +56,20 @@ class PathScore:
 
     @torch.no_grad()
     def __call__(self, gates: Gates) -> float:
-        """Share of the images whose largest logit is the label's. The device is waited for once, at the end."""
-        correct, total = [], 0
+        """Share of the images whose largest logit is the label's; NaN where a logit is not finite.
+
+        The device is waited for once, at the end.
+        """
+        correct, finite, total = [], [], 0
         with evaluating(self.net), self._norms(gates):
             for images, labels in self.val.fixed(self.images):
                 with self.autocast():
                     logits = main_logits(self.net(images, gates))
                 correct.append((logits.argmax(dim=1) == labels).sum())
+                finite.append(torch.isfinite(logits).all())
                 total += len(labels)
-        return int(torch.stack(correct).sum()) / total
+        right, sound = torch.stack([torch.stack(correct).sum(), torch.stack(finite).all().long()]).tolist()
+        return right / total if sound else math.nan
 
     @contextmanager
     def _norms(self, gates: Gates) -> Iterator[None]:

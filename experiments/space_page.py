@@ -2,28 +2,9 @@
 
 from typing import Any
 
-from bnas import seeding
 from bnas.cost import NetworkCost, measure
-from bnas.genotype import Genotype
-from bnas.space import Gates, NetSpec, SearchSpace
-
-
-def extremes(space: SearchSpace, spec: NetSpec) -> tuple[Genotype, Genotype]:
-    """The genotypes of least and of most cost (real + binary / 64 MACs), found choice by choice.
-
-    Each choice is priced by putting it into one and the same architecture. Where the costs of decisions add up, as in
-    cells, the two are exact; where they multiply, as with widths, each choice's order is what matters, and it is kept.
-    """
-    net = space.supernet(spec)
-    base = space.gates(space.random(seeding.numpy_generator(0, "extremes")))
-    prices: dict[str, list[float]] = {}
-    for decision in space.decisions:
-        prices[decision.name] = []
-        for choice in decision.choices:
-            real, binary = net.expected_cost(Gates({**base.active, decision.name: (choice,)}))
-            prices[decision.name].append(float(real) + float(binary) / 64)
-    cheapest = space.derive({name: [-price for price in each] for name, each in prices.items()})
-    return cheapest, space.derive(prices)
+from bnas.feasible import extremes
+from bnas.space import NetSpec, SearchSpace
 
 
 def _place(layer: str) -> str:

@@ -8,7 +8,10 @@ from bnas.registry import Registry
 from bnas.strategy import SearchTask, Strategy
 from strategies.darts import Darts
 from strategies.darts_options import DartsOptions
+from strategies.darts import Darts, DartsOptions
+from strategies.evolution import Evolution, EvolutionOptions
 from strategies.random_search import RandomSearch, RandomSearchOptions
+from strategies.successive_halving import SuccessiveHalving, SuccessiveHalvingOptions
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ STRATEGIES: Registry[StrategyEntry] = Registry(
     "strategy",
     {
         "darts": StrategyEntry(Darts, DartsOptions),
+        "evolution": StrategyEntry(Evolution, EvolutionOptions),
         "random": StrategyEntry(RandomSearch, RandomSearchOptions),
+        "successive_halving": StrategyEntry(SuccessiveHalving, SuccessiveHalvingOptions),
     },
 )

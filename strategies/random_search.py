@@ -3,27 +3,19 @@
 Li and Talwalkar 2019, arXiv 1902.07638: random search is a hard baseline in architecture search.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bnas import seeding
 from bnas.budget import ABOUT_BUDGET, Budget
 from bnas.errors import check_choice
 from bnas.feasible import Feasible
 from bnas.genotype import Genotype
 from bnas.options import check_number, option
-from bnas.strategy import SearchTask, StepKind, describe_genotype, distinct_genotypes, slice_steps
-from bnas.training.metrics import accuracy
+from bnas.strategy import SearchTask, StepKind, describe_genotype, distinct_genotypes
 from bnas.training.recipe import PRECISIONS, Recipe
-from bnas.training.trainer import Trainer
-
-# Candidates that `bnas plan` times, as some cost several times what others do.
-PLANNED_CANDIDATES = 4
+from strategies.candidates import CandidateTraining, checked_score
 
 
 @dataclass(frozen=True)
@@ -61,44 +53,29 @@ class RandomSearch:
             task.space, options.samples, task.seed, "random", "genotypes", draw=feasible.random
         )
         self._scores: list[float] = []
-        steps = options.epochs * task.train.steps_per_epoch
-        self._round_steps = slice_steps(options.round_steps, task.train.steps_per_epoch)
-        self._rounds_each = math.ceil(steps / self._round_steps)
+        self._training = CandidateTraining(task, "random", options.round_steps)
         self._start(0)
 
     def _start(self, index: int) -> None:
-        with seeding.borrowed(self._task.seed, "random", "init", index):
-            network: nn.Module = self._task.space.build(self._candidates[index], self._task.spec)
         self._index = index
-        self._trainer = Trainer(
-            network,
-            self._task.train,
-            self._recipe,
-            seed=self._task.seed,
-            device=self._task.device,
-            purpose=f"random/{index}",
-        )
+        self._training.start(index, self._candidates[index], self._recipe)
 
     @property
     def rounds_total(self) -> int:
-        return len(self._candidates) * self._rounds_each
+        return len(self._candidates) * self._training.rounds(self._recipe)
 
     @property
     def rounds_done(self) -> int:
-        return self._index * self._rounds_each + math.ceil(self._trainer.step / self._round_steps)
+        return self._index * self._training.rounds(self._recipe) + self._training.rounds_done
 
     def run_round(self) -> dict[str, Any]:
-        if self._trainer.finished:
+        if len(self._scores) > self._index:
             self._start(self._index + 1)
-        metrics: dict[str, Any] = {"candidate": self._index + 1}
-        left = self._trainer.total_steps - self._trainer.step
-        metrics |= self._trainer.run_steps(min(self._round_steps, left))
+        metrics: dict[str, Any] = {"candidate": self._index + 1, **self._training.run_round()}
         metrics |= describe_genotype(self._task.space, self._candidates[self._index])
-        if self._trainer.finished:
-            network = self._trainer.evaluation_model()
-            with torch.no_grad():
-                self._scores.append(accuracy(network, self._task.val))
-            metrics["val_accuracy"] = self._scores[-1]
+        if "val_accuracy" in metrics:
+            genotype = self._candidates[self._index]
+            self._scores.append(checked_score(metrics["val_accuracy"], genotype, metrics["digest"]))
         return metrics
 
     def derive(self) -> Genotype:
@@ -113,43 +90,14 @@ class RandomSearch:
 
     def step_kinds(self) -> tuple[StepKind, ...]:
         count = len(self._candidates)
-        batch_size = len(next(self._task.val.in_order())[1])
-        return (
-            StepKind(
-                "training",
-                count * self._trainer.total_steps,
-                ("samples", "epochs"),
-                self._trained_in_steps,
-                min(count, PLANNED_CANDIDATES),
-            ),
-            StepKind(
-                "scoring",
-                count * math.ceil(len(self._task.val) / batch_size),
-                ("samples",),
-                lambda sample: self._scored_in_steps(sample, batch_size),
-                min(count, PLANNED_CANDIDATES),
-            ),
-        )
-
-    def _trained_in_steps(self, sample: int) -> Callable[[], object]:
-        self._start(sample)
-
-        def step() -> object:
-            if self._trainer.finished:
-                self._trainer.step = 0
-            return self._trainer.run_steps(1)
-
-        return step
-
-    def _scored_in_steps(self, sample: int, batch_size: int) -> Callable[[], object]:
-        self._start(sample)
-        network = self._trainer.evaluation_model()
-        return lambda: accuracy(network, self._task.val, batch_size)
+        steps = count * self._recipe.epochs * self._task.train.steps_per_epoch
+        keys = {"training": ("samples", "epochs"), "scoring": ("samples",)}
+        return self._training.step_kinds(steps, count, keys, self._start, count)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scores": list(self._scores), "index": self._index, "trainer": self._trainer.state_dict()}
+        return {"scores": list(self._scores), "index": self._index, "trainer": self._training.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scores = list(state["scores"])
         self._start(state["index"])
-        self._trainer.load_state_dict(state["trainer"])
+        self._training.load_state_dict(state["trainer"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bnas import checkpoint
+from bnas.budget import Budget, Costs
 from bnas.data import Batches, ImageSet, Normalization
 from bnas.space import NetSpec, SearchSpace
 from bnas.strategy import SearchTask, Strategy
@@ -20,7 +21,18 @@ from strategies import STRATEGIES
 # A few rounds each, of a few steps.
 OPTIONS: dict[str, dict[str, Any]] = {
     "darts": {"epochs": 2, "round_steps": 2, "alpha_warmup": 0.3, "alpha_learning_rate": 0.05},
+    "evolution": {
+        "epochs": 1,
+        "round_steps": 2,
+        "population": 3,
+        "generations": 2,
+        "selection_size": 2,
+        "round_candidates": 2,
+        "score_images": 8,
+        "recalibration_batches": 1,
+    },
     "random": {"samples": 2, "epochs": 1, "round_steps": 2},
+    "successive_halving": {"samples": 2, "eta": 2, "epochs": 1, "round_steps": 3},
 }
 SIZES: dict[str, Mapping[str, Any]] = {
     "bats": {"cells": 3, "channels": 4, "groups": 2, "shuffle_groups": 2},
@@ -34,6 +46,14 @@ SIZES: dict[str, Mapping[str, Any]] = {
 ARGS: dict[str, Mapping[str, Any]] = {name: {"nodes": 2} for name in SIZES} | {
     "widths": {"network": "vgg_small", "ratios": [0.5, 1, 2]},
     "group_mobilenet": {"layers": [2, 2], "groups": [1, 2, 4], "group_channels": 1, "channels": 4},
+}
+# Their records describe the candidate at hand, not the answer so far.
+BY_CANDIDATE = ("random", "successive_halving")
+# More than a space of 16 architectures has.
+BEYOND: dict[str, dict[str, Any]] = {
+    "evolution": {"population": 20, "generations": 4},
+    "random": {"samples": 100, "epochs": 1, "round_steps": 3},
+    "successive_halving": {"samples": 100, "eta": 16},
 }
 PAIRS = [(strategy, space) for strategy in STRATEGIES for space in SPACES]
 
@@ -101,7 +121,7 @@ def test_rounds_end_in_a_genotype_of_the_space(strategy: str, space: str) -> Non
     for record in records:
         rules.genotype(record["genotype"])
         assert record["samples"] > 0
-    assert dict(search.derive().choices) == records[-1]["genotype"] or strategy == "random"
+    assert dict(search.derive().choices) == records[-1]["genotype"] or strategy in BY_CANDIDATE
 
 
 @pytest.mark.parametrize(("strategy", "space"), PAIRS)
@@ -175,9 +195,26 @@ def test_kinds_of_steps_are_real_steps(strategy: str, space: str) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_budget_beyond_the_space_ends(strategy: str) -> None:
     """A space of 16 architectures and a strategy that could have 100."""
-    budget = {"samples": 100, "epochs": 1, "round_steps": 3} if strategy == "random" else {}
-    search = make(strategy, Few(), **budget)
+    search = make(strategy, Few(), **BEYOND.get(strategy, {}))
     assert Few().count() == 16
     if strategy == "random":
         assert search.rounds_total == 16
     finish(search)
+
+
+LIMITED = [
+    (strategy, space) for strategy, space in PAIRS if "budget" in {f.name for f in fields(STRATEGIES[strategy].options)}
+]
+
+
+@pytest.mark.parametrize(("strategy", "space"), LIMITED)
+def test_a_budget_is_kept(strategy: str, space: str) -> None:
+    rules = make_space(space, ARGS[space])
+    costs = Costs(rules, NetSpec((1, 8, 8), 3, "binary-activations", {}, SIZES[space]))
+    drawn = [rules.random(np.random.default_rng(seed)) for seed in range(4)]
+    limit = sorted(costs.of(genotype).macs_effective for genotype in drawn)[1]
+    search = make(strategy, space, budget=Budget(macs_effective=limit))
+    records = finish(search)
+    assert costs.of(search.derive()).macs_effective <= limit
+    for record in records:
+        assert costs.of(rules.genotype(record["genotype"])).macs_effective <= limit

@@ -63,6 +63,21 @@ def search_by_sampling(images: Path) -> Work:
     return Work(("search", str(job)), "search", searched)
 
 
+def search_by_evolution(images: Path) -> Work:
+    options = {
+        "epochs": 2, "round_steps": 1, "sampling": "fair", "population": 5, "generations": 4, "round_candidates": 1,
+        "score_images": 8, "recalibration_batches": 2, "objective": "front",
+    }  # fmt: skip
+    content = tiny_chain.content(images, strategy="evolution", options=options)
+    return Work(("search", str(tiny_chain.write_job(images.parent / "evolution.yaml", content))), "search", searched)
+
+
+def search_by_halving(images: Path) -> Work:
+    options = {"samples": 4, "eta": 2, "epochs": 1, "round_steps": 1}
+    content = tiny_chain.content(images, strategy="successive_halving", options=options)
+    return Work(("search", str(tiny_chain.write_job(images.parent / "halving.yaml", content))), "search", searched)
+
+
 def retraining_in_two_stages(images: Path) -> Work:
     content = tiny_chain.content(images)
     recipe = {"epochs": 4, "batch_size": 8, "learning_rate": 4e-3, "ema_decay": 0.9}
@@ -74,7 +89,16 @@ def retraining_in_two_stages(images: Path) -> Work:
     return Work(("retrain", str(genotype), "--job", str(job)), "retrain", retrained)
 
 
-WORKS = {make.__name__: make for make in (search_by_gradient, search_by_sampling, retraining_in_two_stages)}
+WORKS = {
+    make.__name__: make
+    for make in (
+        search_by_gradient,
+        search_by_sampling,
+        search_by_evolution,
+        search_by_halving,
+        retraining_in_two_stages,
+    )
+}
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from bnas.cost import measure
+from bnas.feasible import extremes
 from bnas.space import NetSpec
-from experiments.space_page import describe_space, extremes
+from experiments.space_page import describe_space
 from search_spaces import make_space
 
 SPEC = NetSpec((3, 8, 8), 5, "bats", {}, {"cells": 3, "channels": 4, "groups": 2, "shuffle_groups": 2})

@@ -41,7 +41,7 @@ def test_bad_options(name: str) -> None:
 
 def test_precision_reaches_the_training() -> None:
     options = RandomSearchOptions(precision="bfloat16", samples=1, epochs=1)
-    assert RandomSearch(_task(), options)._trainer.recipe.precision == "bfloat16"
+    assert RandomSearch(_task(), options)._training.trainer.recipe.precision  # type: ignore[union-attr] == "bfloat16"
     with pytest.raises(BnasError, match="no precision named 'half'"):
         RandomSearchOptions(precision="half")
 
@@ -56,7 +56,7 @@ def test_kinds_of_steps_count_all_candidates_and_sample_some() -> None:
     networks = []
     for sample in range(4):
         search.step_kinds()[0].start(sample)()
-        networks.append(search._trainer.model)
+        networks.append(search._training.trainer.model)  # type: ignore[union-attr]
     assert len({sum(p.numel() for p in network.parameters()) for network in networks}) > 1
 
 
