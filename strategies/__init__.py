@@ -8,7 +8,6 @@ from bnas.registry import Registry
 from bnas.strategy import SearchTask, Strategy
 from strategies.darts import Darts
 from strategies.darts_options import DartsOptions
-from strategies.darts import Darts, DartsOptions
 from strategies.evolution import Evolution, EvolutionOptions
 from strategies.random_search import RandomSearch, RandomSearchOptions
 from strategies.successive_halving import SuccessiveHalving, SuccessiveHalvingOptions
