@@ -133,6 +133,10 @@ class SearchSpace(ABC):
         """Which of `places` the module of that dotted name is in, in a network of this space; None: in none."""
         return None
 
+    def layer_of(self, network: nn.Module, graph: str, edge: tuple[str, str]) -> nn.Module | None:
+        """What an edge of `graphs` stands for in a built network (the first such layer); None: nothing of its own."""
+        return None
+
     def canonical_with(self, genotype: Genotype, at: Mapping[str, str]) -> tuple[Genotype, dict[str, str]]:
         """`canonical` of a genotype together with what is chosen at places, place -> choice.
 

@@ -30,6 +30,8 @@ from search_spaces.published import about
 from strategies import STRATEGIES
 
 DONE, DIFFERENT, STOPPED = 0, 1, 3
+# Large enough for every stem; the size of images changes nothing in a drawing.
+DRAWN_IMAGES = (3, 224, 224)
 MOST_CLASSES_SHOWN = 10
 BINARY_FORMATS = ("png",)
 
@@ -361,12 +363,21 @@ def plot(source: Path, to: Path | None, round: int | None, json_file: Path | Non
     genotype = _genotype(source, round)
     space = space_of(genotype)
     target = to or (source / "genotype.png" if source.is_dir() else source.with_suffix(".png"))
-    save_figure(draw_genotype(space, genotype), target)
+    save_figure(draw_genotype(space, genotype, spec=_spec_to_draw(source, genotype)), target)
     say(f"wrote {target}")
     if json_file is not None:
         graphs = graphs_of(space, genotype).items()
         write_json(json_file, {name: [list(edge) for edge in graph.edges.data("choice")] for name, graph in graphs})
     return DONE
+
+
+def _spec_to_draw(source: Path, genotype: Genotype) -> NetSpec:
+    """The network that the source is retrained as: by the job of its run, else at the size of the papers."""
+    files = RunDir(source if source.is_dir() else source.parent).files_for_search()
+    of_run = files.is_started() and (source.is_dir() or source == files.genotype)
+    space = {"name": genotype.space, "args": dict(genotype.space_args)}
+    job = api.job_of(files) if of_run else make_job({"space": space})
+    return job.spec(job.retrain, DRAWN_IMAGES, 10)
 
 
 def demo(run: Path, json_file: Path | None, again: str) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,7 +21,8 @@ from matplotlib.textpath import TextPath
 from bnas.atomic import write_bytes
 from bnas.errors import BnasError, unknown
 from bnas.genotype import Genotype
-from bnas.space import SearchSpace
+from bnas.space import NetSpec, SearchSpace
+from experiments.edge_notes import annotate
 from experiments.graph_layout import Layout, Spot, lay_out, parts
 
 # The node that makes a graph a cell.
@@ -33,7 +34,9 @@ MOST_LAYERS = 7
 # Inches: the rim of the picture, the height of a heading and of the legend, the sides of a node, of an operation's text.
 MARGIN, HEADING, LEGEND = 0.25, 0.4, 0.45
 NODE_SIDE, LABEL_HEIGHT, PORT_SPACING = 0.42, 0.27, 0.1
-LABEL_POINTS, NODE_POINTS, HEADING_POINTS = 9.5, 11.0, 12.0
+LABEL_POINTS, NOTE_POINTS, NODE_POINTS, HEADING_POINTS = 9.5, 7.5, 11.0, 12.0
+# Inches a line of notes below the name of an operation.
+NOTE_HEIGHT = 0.14
 WORDS = {"dil": "dilated", "sep": "separable", "avg": "average"}
 
 
@@ -47,19 +50,25 @@ class Family(NamedTuple):
 
 # Colours of Okabe and Ito (2008), which colour-blind readers can tell apart.
 FAMILIES = {
-    "convolution": Family("convolution, 1 bit", "#0072B2", "#E3F1FA"),
-    "dilated": Family("dilated convolution, 1 bit", "#D55E00", "#FCEBDD"),
+    "convolution": Family("convolution", "#0072B2", "#E3F1FA"),
+    "dilated": Family("dilated convolution", "#D55E00", "#FCEBDD"),
     "pooling": Family("pooling", "#009E73", "#E0F5EE"),
     "identity": Family("identity", "#4D4D4D", "#EDEDED"),
     "zero": Family("zero", "#999999", "#FFFFFF"),
     "other": Family("other choice", "#A0568C", "#F8EBF4"),
 }
-INK, UNSEARCHED_COLOR = "#1A1A1A", "#B8B8B8"
+INK, NOTE_COLOR, UNSEARCHED_COLOR = "#1A1A1A", "#3C3C3C", "#B8B8B8"
 
 
 def operation_text(choice: str) -> str:
     """`dil_group_conv_5x5` -> `dilated group conv 5x5`."""
     return " ".join(WORDS.get(word, word) for word in choice.split("_"))
+
+
+def edge_lines(edge: Mapping[str, Any]) -> list[str]:
+    """What is written on an edge: its operation; then, where they are known, its convolutions and what is opened there."""
+    more = (edge.get("note"), edge.get("opened") if edge.get("note") else None)
+    return [operation_text(edge["choice"]), *(line for line in more if line)]
 
 
 def operation_family(choice: str) -> str:
@@ -71,7 +80,7 @@ def operation_family(choice: str) -> str:
         return "pooling"
     if words & {"identity", "skip"}:
         return "identity"
-    return "zero" if words & {"zero", "none"} else "other"
+    return "zero" if words & {"zero", "zeroise", "none"} else "other"
 
 
 @runtime_checkable
@@ -88,16 +97,22 @@ def graphs_of(space: SearchSpace | Drawable, genotype: Genotype) -> dict[str, nx
     return space.graphs(genotype)
 
 
-def draw_genotype(space: SearchSpace | Drawable, genotype: Genotype, title: str | None = None) -> Figure:
+def draw_genotype(
+    space: SearchSpace | Drawable, genotype: Genotype, title: str | None = None, spec: NetSpec | None = None
+) -> Figure:
     """A picture of a genotype: its graphs one above the other, with a legend of the operations that occur.
 
-    `title`: by default the space and the genotype's digest; an empty one is left out.
+    `title`: by default the space, the genotype's digest and the spec's scheme; an empty one is left out. `spec`: the
+    network whose kernels, dilations, groups and bits stand on the edges; without it only the names of operations do.
     """
+    graphs = graphs_of(space, genotype)
+    if spec is not None and isinstance(space, SearchSpace):
+        annotate(graphs, space, genotype, spec)
     if title is None:
-        title = f"{genotype.space} {genotype.content_digest}"
+        title = f"{genotype.space} {genotype.content_digest}" + (f", scheme {spec.scheme}" if spec else "")
     with _settings():
         panels = []
-        for name, graph in graphs_of(space, genotype).items():
+        for name, graph in graphs.items():
             for number, part in enumerate(parts(graph, MOST_LAYERS)):
                 heading = f"{name} cell" if OUTPUT in graph else name
                 panels.append((f"{heading}, continued" if number else heading, part, _lay_out(part)))
@@ -165,11 +180,17 @@ def _text_width(text: str, points: float) -> float:
     return float(TextPath((0, 0), text, size=points).get_extents().width) / 72
 
 
+def _plain(text: str) -> str:
+    """Not to be read as a formula."""
+    return text.replace("$", r"\$")
+
+
 def _lay_out(graph: nx.DiGraph) -> Layout:
     def size(spot: Spot) -> tuple[float, float]:
         if spot.kind == "label":
-            text = operation_text(graph.edges[spot.node, spot.target]["choice"])
-            return _text_width(text.replace("$", r"\$"), LABEL_POINTS) + 0.2, LABEL_HEIGHT
+            name, *notes = edge_lines(graph.edges[spot.node, spot.target])
+            widths = [_text_width(_plain(name), LABEL_POINTS), *(_text_width(_plain(n), NOTE_POINTS) for n in notes)]
+            return max(widths) + 0.2, LABEL_HEIGHT + NOTE_HEIGHT * len(notes)
         ports = max(graph.in_degree(spot.node), graph.out_degree(spot.node))
         return (
             max(NODE_SIDE, _text_width(_node_text(spot.node), NODE_POINTS) + 0.16),
@@ -219,18 +240,19 @@ class _Panel:
         leaving = self._ports([(route, 0, 1) for route in self.layout.routes.values()])
         entering = self._ports([(route, -1, -2) for route in self.layout.routes.values()])
         for (a, b), route in self.layout.routes.items():
-            choice = self.graph.edges[a, b].get("choice")
+            edge = self.graph.edges[a, b]
+            choice = edge.get("choice")
             family = None if choice is None else FAMILIES[operation_family(choice)]
             heights = [self.y0 + self.layout.y[spot] for spot in route]
             heights[0] += leaving[a, b]
             heights[-1] += entering[a, b]
             self._edge(route, heights, family)
             if family is not None:
-                self._box(route[-2], operation_text(choice), LABEL_POINTS, family.tint, family.color)
+                self._box(route[-2], edge_lines(edge), LABEL_POINTS, family.tint, family.color)
         for column in self.layout.columns:
             for spot in column:
                 if spot.kind == "node":
-                    self._box(spot, str(spot.node), NODE_POINTS, "white", INK)
+                    self._box(spot, [str(spot.node)], NODE_POINTS, "white", INK)
 
     def _ports(self, ends: list[tuple[tuple[Spot, ...], int, int]]) -> dict[tuple[Any, Any], float]:
         """How far from the middle of its node each edge ends, in the order in which the edges arrive."""
@@ -273,7 +295,7 @@ class _Panel:
         head = [(end, y), (end - 0.1, y - 0.04), (end - 0.1, y + 0.04)]
         self.axes.add_patch(Polygon(head, facecolor=color, edgecolor="none", zorder=3))
 
-    def _box(self, spot: Spot, text: str, points: float, fill: str, frame: str) -> None:
+    def _box(self, spot: Spot, lines: list[str], points: float, fill: str, frame: str) -> None:
         width, height = self.layout.sizes[spot]
         left, right = self.layout.x[spot.column]
         x, y = self.x0 + (left + right) / 2, self.y0 + self.layout.y[spot]
@@ -288,5 +310,11 @@ class _Panel:
             zorder=4,
         )
         self.axes.add_patch(box)
-        shown = _node_text(text) if spot.kind == "node" else text.replace("$", r"\$")
+        first, *notes = lines
+        y -= NOTE_HEIGHT * len(notes) / 2
+        shown = _node_text(first) if spot.kind == "node" else _plain(first)
         self.axes.text(x, y, shown, fontsize=points, color=INK, ha="center", va="center_baseline", zorder=5)
+        for number, note in enumerate(notes, 1):
+            below = y + 0.02 + NOTE_HEIGHT * number
+            style = {"fontsize": NOTE_POINTS, "color": NOTE_COLOR, "ha": "center", "va": "center_baseline"}
+            self.axes.text(x, below, _plain(note), zorder=5, **style)  # type: ignore[arg-type]

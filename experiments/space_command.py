@@ -17,11 +17,12 @@ def run(name: str, images: str, classes: int, settings: Sequence[str], to: Path 
     shape = _shape(images)
     job = set_up({"space": {"name": name}}, f"bnas space {name}", settings)
     space = job.make_space()
-    page = describe_space(space, job.spec(job.search, shape, classes), job.spec(job.retrain, shape, classes))
+    retrain = job.spec(job.retrain, shape, classes)
+    page = describe_space(space, job.spec(job.search, shape, classes), retrain)
     _show(page, images, classes)
     if to is not None:
         drawn = space.random(seeding.numpy_generator(job.seed, "space-page"))
-        save_figure(draw_genotype(space, drawn, title=f"{name}: an architecture drawn at random"), to)
+        save_figure(draw_genotype(space, drawn, title=f"{name}: an architecture drawn at random", spec=retrain), to)
         say(f"wrote {to}")
     if json_file is not None:
         write_json(json_file, page)

@@ -183,16 +183,25 @@ class CellSpace(SearchSpace):
         """Both cells as graphs: nodes c_{k-2}, c_{k-1}, 0, 1, ..., c_k; each searched edge has `choice`."""
         self.check(genotype)
         graphs: dict[str, nx.DiGraph] = {}
-        names = ["c_{k-2}", "c_{k-1}", *(str(node) for node in range(self.nodes))]
+        names = self._names()
         for kind in KINDS:
             graph = nx.DiGraph()
             graph.add_nodes_from([*names, "c_k"])
             for source, target, choice in self._edges(genotype, kind):
-                graph.add_edge(names[source], names[target], choice=choice)
+                graph.add_edge(names[source], names[target], choice=choice, place=f"{kind}.node_{target}")
             for node in range(self.nodes):
                 graph.add_edge(str(node), "c_k")
             graphs[kind] = graph
         return graphs
+
+    def _names(self) -> list[str]:
+        return ["c_{k-2}", "c_{k-1}", *(str(node) for node in range(self.nodes))]
+
+    def layer_of(self, network: nn.Module, graph: str, edge: tuple[str, str]) -> nn.Module | None:
+        source, target = map(self._names().index, edge)
+        cells: list[Any] = [cell for cell in network.cells if cell.kind == graph]  # type: ignore[union-attr]
+        # A network of one or two cells has no normal cell.
+        return cells[0].edges[edge_name(source, target)] if cells else None
 
     def _edges(self, genotype: Genotype, kind: str) -> list[tuple[int, int, str]]:
         found = []

@@ -237,6 +237,9 @@ class GroupMobileNet(SearchSpace):
         parts = module.split(".")
         return f"layer_{int(parts[1]):02d}" if parts[0] == "body" and len(parts) > 2 else None
 
+    def layer_of(self, network: nn.Module, graph: str, edge: tuple[str, str]) -> nn.Module | None:
+        return network.get_submodule(f"body.{int(edge[1].removeprefix('layer_'))}.spatial")
+
     def size(self, spec: NetSpec) -> GroupMobileNetSize:
         """The checked size of a network."""
         return strict.build(GroupMobileNetSize, spec.size, f"size of a {self.name} network")
@@ -282,7 +285,7 @@ class GroupMobileNet(SearchSpace):
         graph.add_edge("image", before := "stem")
         for index, groups in enumerate(self.chosen(genotype)):
             name = _name(index).partition(".")[0]
-            graph.add_edge(before, name, choice=f"conv_3x3_{groups}_group{'s' * (groups > 1)}")
+            graph.add_edge(before, name, choice=f"conv_3x3_{groups}_group{'s' * (groups > 1)}", place=name)
             before = name
         graph.add_edge(before, "classes")
         return {self.name: graph}

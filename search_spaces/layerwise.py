@@ -158,12 +158,15 @@ class LayerwiseSpace(SearchSpace):
         free = sum("pool" in choice or choice in ("identity", "skip_connect") for choice in chosen)
         return {"depth": float(len(chosen)), "parameter_free": free / len(chosen)}
 
+    def layer_of(self, network: nn.Module, graph: str, edge: tuple[str, str]) -> nn.Module | None:
+        return network.get_submodule(f"layers.{edge[1]}")
+
     def graphs(self, genotype: Genotype) -> dict[str, nx.DiGraph]:
         """The chain, with each layer's choice on the edge into it."""
         graph = nx.DiGraph()
         before = "image"
         for name in self.layers:
-            graph.add_edge(before, name, choice=genotype.choice(name))
+            graph.add_edge(before, name, choice=genotype.choice(name), place=name)
             before = name
         graph.add_edge(before, "classes")
         return {"layers": graph}

@@ -114,6 +114,9 @@ class OpenedSpace(SearchSpace):
     def facts(self, genotype: Genotype) -> dict[str, float]:
         return self.inner.facts(self.within(genotype))
 
+    def layer_of(self, network: nn.Module, graph: str, edge: tuple[str, str]) -> nn.Module | None:
+        return self.inner.layer_of(network, graph, edge)
+
     def graphs(self, genotype: Genotype) -> dict[str, nx.DiGraph]:
         """Those of the inner space; an edge with a choice also has `opened`, what is chosen at its place."""
         graphs: dict[str, nx.DiGraph] = self.inner.graphs(self.within(genotype))  # type: ignore[attr-defined]

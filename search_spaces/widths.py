@@ -183,6 +183,13 @@ class Widths(SearchSpace):
         inside = parts[0] == "body" and len(parts) > 2 and parts[2] != "shortcut"
         return self.chain.units[int(parts[1])] if inside else None
 
+    def layer_of(self, network: nn.Module, graph: str, edge: tuple[str, str]) -> nn.Module | None:
+        """The block of that name, or the stem; a stage has none of its own."""
+        if edge[0] == "image":
+            return network.get_submodule("stem")
+        units = self.chain.units
+        return network.get_submodule(f"body.{units.index(edge[1])}") if edge[1] in units else None
+
     def size(self, spec: NetSpec) -> ChainSize:
         """The checked size of a network."""
         size = strict.build(ChainSize, spec.size, f"size of a {self.name} network")
@@ -249,7 +256,7 @@ class Widths(SearchSpace):
         graph = nx.DiGraph()
         before = "image"
         for name in self.chain.path:
-            graph.add_edge(before, name, choice=genotype.choice(name))
+            graph.add_edge(before, name, choice=genotype.choice(name), place=name)
             before = name
         graph.add_edge(before, "classes")
         return {self.args["network"]: graph}

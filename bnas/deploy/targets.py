@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from bnas.deploy.ir import Op
+from bnas.kernels import BACKENDS
 from bnas.registry import Registry
 
 # (operation, shapes of its tensors by role) -> why it cannot run there; None: it can.
@@ -13,5 +14,6 @@ def nothing(op: Op, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """The target runs every operation of docs/format.md."""
 
 
-# A target that knows less than the format has a function that says so here; plugins add their own.
-TARGETS: Registry[Refusal] = Registry("deploy target", {"reference": nothing})
+# Kernel back ends compute what the reference does, whatever the operation. A target that knows less than the format has
+# a function here that says so; plugins add their own.
+TARGETS: Registry[Refusal] = Registry("deploy target", {backend: nothing for backend in BACKENDS})

@@ -45,7 +45,10 @@ def message(path, *settings):
         ("sead=1", ". Did you mean 'seed'?"),
         ("data.nmae=x", "data: unknown key 'nmae'; there are: name, path, options, "),
         ("space.arg={}", "space: unknown key 'arg'; there are: name, args. Did you mean 'args'?"),
-        ("space.args.nods=2", "space.args: no argument of space bats named 'nods'; there are: nodes, open. Did you mean"),
+        (
+            "space.args.nods=2",
+            "space.args: no argument of space bats named 'nods'; there are: nodes, open. Did you mean",
+        ),
         ("search.stratgy=darts", "search: unknown key 'stratgy'; there are: strategy, options, scheme, "),
         ("search.options.epoch=1", "search.options: unknown key 'epoch'; there are: epochs, learning_rate, "),
         ("search.size.chanels=1", "search.size: unknown key 'chanels'; there are: cells, channels, "),

@@ -118,7 +118,7 @@ def test_the_picture_has_every_edge_and_every_text_of_both_cells():
     assert found.count("dilated group conv 5x5") == 8
     assert found.count("average pool 3x3") == 8
     assert {"found <first>", "normal cell", "reduction cell"} <= set(found)
-    assert {"dilated convolution, 1 bit", "pooling", "fixed, not searched"} <= set(found)
+    assert {"dilated convolution", "pooling", "fixed, not searched"} <= set(found)
     assert "identity" not in found
     assert [found.count(str(node)) for node in range(4)] == [2, 2, 2, 2]
     drawn = {gid for p in figure.axes[0].patches if (gid := p.get_gid()) is not None}
