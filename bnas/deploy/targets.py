@@ -16,4 +16,4 @@ def nothing(op: Op, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 # Kernel back ends compute what the reference does, whatever the operation. A target that knows less than the format has
 # a function here that says so; plugins add their own.
-TARGETS: Registry[Refusal] = Registry("deploy target", {backend: nothing for backend in BACKENDS})
+TARGETS: Registry[Refusal] = Registry("deploy target", dict.fromkeys(BACKENDS, nothing))
