@@ -5,6 +5,7 @@ everything before it, and the cell's output is the concatenation of its nodes (D
 Two cells are searched: normal, and reduction (stride 2 on the edges that leave the inputs, channels doubled).
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -193,6 +194,25 @@ class CellSpace(SearchSpace):
                 graph.add_edge(str(node), "c_k")
             graphs[kind] = graph
         return graphs
+
+    def check(self, genotype: Genotype) -> None:
+        if genotype.space == self.name:
+            for name, _ in genotype.choices:
+                self._check_forward(name)
+        super().check(genotype)
+
+    def _check_forward(self, name: str) -> None:
+        """`BnasError` for an edge of a hand-written cell that does not point forward: it would close a cycle."""
+        edge = re.fullmatch(r"(\w+)\.edge_(\d{1,3})_(\d{1,3})", name)
+        if edge is None:
+            return
+        source, target = int(edge[2]), int(edge[3])
+        if source >= target and INPUTS <= target < INPUTS + self.nodes:
+            reads = ", ".join(f"{edge[1]}.{edge_name(s, target)}" for s in range(target))
+            raise BnasError(
+                f"{name}: node {target} would read node {source}, which is computed "
+                f"{'after it' if source > target else 'from it'}, a cycle; edges into node {target} are {reads}"
+            )
 
     def _names(self) -> list[str]:
         return ["c_{k-2}", "c_{k-1}", *(str(node) for node in range(self.nodes))]

@@ -128,7 +128,7 @@ def changed(run, **changes):
         (
             "args.json",
             {"space_args": {"nodez": 1}},
-            "args.json: no argument of space bats named 'nodez'; there are: nodes.",
+            "args.json: no argument of space bats named 'nodez'; there are: nodes, open.",
         ),
         ("few.json", {"choices": {}}, "few.json: group normal.node_2 keeps 2 of 2, the genotype has 0: []"),
         ("format.json", {"format": "x"}, 'format.json: this is not a genotype: it has no "format": "bnas-genotype"'),

@@ -1,5 +1,6 @@
 """`deploy_target`: what a target cannot run leaves the space before the search, for a reason that is printed."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ def test_choices_that_are_refused_leave_the_space_and_no_others() -> None:
 def test_a_target_that_runs_everything_changes_nothing() -> None:
     whole = make_space("bats", {"nodes": 1})
     assert prune(whole, SPEC, "reference", nothing) == (whole, [])
+
+
+@pytest.mark.parametrize("form", ["c", "onnx"])
+def test_an_export_refuses_the_kinds_that_it_does_not_write(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    emitters = importlib.import_module(f"bnas.deploy.{form}.emit").EMITTERS
+    whole = make_space("bats", {"nodes": 1})
+    assert prune(whole, SPEC, form, TARGETS[form]) == (whole, [])
+    fewer = {kind: emitter for kind, emitter in emitters.items() if kind != "max_pool2d"}
+    monkeypatch.setattr(f"bnas.deploy.{form}.emit.EMITTERS", fewer)
+    smaller, refused = prune(whole, SPEC, form, TARGETS[form])
+    assert {entry.choice for entry in refused} == {"max_pool_3x3"}
+    assert "max_pool_3x3" not in smaller.decisions[0].choices
 
 
 def test_only_edges_where_the_operation_occurs_lose_it() -> None:

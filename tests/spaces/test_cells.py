@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from bnas.errors import BnasError
+from bnas.genotype import Genotype
 from bnas.layers import BinaryConv2d
 from bnas.layers.ops import BinaryConvOp, FactorizedReduce, Identity, Pool, Zero
 from bnas.space import NetSpec
-from search_spaces import make_space
+from search_spaces import make_space, space_of
 from search_spaces.bats import BatsSize
 
 
@@ -228,3 +229,17 @@ def test_drop_path_is_set_everywhere() -> None:
     network = space.build(space.random(np.random.default_rng(0)), spec(cells=2, channels=12))
     network.set_drop_path(0.3)
     assert [cell.drop.probability for cell in network.cells] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("edge", "why"), [("edge_3_2", "node 3, which is computed after it"), ("edge_2_2", "node 2, which")]
+)
+def test_a_cycle_in_a_hand_written_cell_names_the_edges_that_would_do(edge: str, why: str) -> None:
+    space = make_space("bats", {"nodes": 2})
+    drawn = space.random(np.random.default_rng(0))
+    written = Genotype.make("bats", {"nodes": 2}, {**dict(drawn.choices), f"normal.{edge}": "identity"})
+    message = (
+        f"normal.{edge}: node 2 would read {why}.* a cycle; edges into node 2 are normal.edge_0_2, normal.edge_1_2"
+    )
+    with pytest.raises(BnasError, match=message):
+        space_of(written)
