@@ -213,7 +213,7 @@ def test_what_export_does_not_take(capsys, here):
     )
     assert refused(capsys, "export", "text.txt").startswith("text.txt is cut short: 15 bytes are no checkpoint")
     assert refused(capsys, "export", "run", "--what", "picture") == (
-        "no thing to export named 'picture'; there are: packed, genotype."
+        "no thing to export named 'picture'; there are: packed, genotype, onnx, c."
     )
     for option in (("--format", "png"), ("--round", "1")):
         assert (
