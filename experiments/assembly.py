@@ -117,6 +117,7 @@ def make_retraining(
             device=device,
             round_steps=part.round_steps or None,
             initial=initial,
+            losses=part.losses,
         )
     return DescribedRetraining(work, card)
 

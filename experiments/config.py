@@ -18,6 +18,7 @@ from bnas.errors import BnasError, nearest
 from bnas.options import check_number, option
 from bnas.rundir import RunFiles
 from bnas.space import NetSpec, SearchSpace
+from bnas.training.extra_losses import EXTRA_LOSSES, loss_options
 from bnas.training.recipe import Recipe
 from bnas.training.retraining import STAGE_MODES, Stage, plan_stages
 from experiments import yaml_file
@@ -94,7 +95,12 @@ class SearchJob:
 
     strategy: str = setting("darts", f"a strategy: {', '.join(STRATEGIES)}")
     options: Table = field(default_factory=dict, metadata=_help("options of the strategy"))
-    scheme: str = option("binary-activations", "what is binary while searching", "paper")
+    scheme: str = option(
+        "auto",
+        "what is binary while searching; auto: what the strategy's paper has (binary-activations, or xnor for "
+        "child_parent and abandon)",
+        "paper",
+    )
     scheme_options: Table = field(default_factory=dict, metadata=_help("options of the scheme"))
     size: Table = field(default_factory=dict, metadata=_help("how large the super-network is"))
     batch_size: int = option(64, "images a step, of each half", "code")
@@ -114,6 +120,12 @@ class RetrainJob:
         "auto", "two: real weights first; one: joint; auto: two from 100 epochs on", "ours", choices=STAGE_MODES
     )
     first_stage_weight_decay: float = option(1e-5, "of the real weights, in the first of two stages", "ours")
+    losses: Table = field(
+        default_factory=dict,
+        metadata=_help(
+            f"extra losses and their options: {', '.join(EXTRA_LOSSES)}, such as {{kernel: {{weight: 1e-4}}}}"
+        ),
+    )
     init_from_search: bool = option(False, "start from the super-network's weights (needs equal sizes)", "ours")
     augmentation: Augmentation = field(default_factory=Augmentation, metadata=_help("how training images are varied"))
     round_steps: int = setting(0, "steps between two checkpoints; 0: an epoch, at most 200 steps")
@@ -277,6 +289,8 @@ def _completed(job: Job) -> Job:
         space = job.make_space()
     with about("search.strategy"):
         strategy = STRATEGIES[job.search.strategy]
+    if job.search.scheme == "auto":
+        job = dataclasses.replace(job, search=dataclasses.replace(job.search, scheme=strategy.scheme))
     options = strict.build(strategy.options, job.search.options, key="search.options")
     for name, part in (("search", job.search), ("retrain", job.retrain)):
         with about(f"{name}.scheme"):
@@ -290,13 +304,18 @@ def _completed(job: Job) -> Job:
         strict.build(space.size_class, {**start, **part.size}, key=f"{name}.size")
         for name, part, start in (("search", job.search, {}), ("retrain", job.retrain, space.retrain_size))
     ]
+    losses = loss_options(job.retrain.losses, "retrain.losses")
     with about("retrain.stages"):
         plan_retraining(job)
     return dataclasses.replace(
         job,
         space=dataclasses.replace(job.space, args=plain({**space.args, **job.space.args})),
         search=dataclasses.replace(job.search, options=dataclasses.asdict(options), size=dataclasses.asdict(sizes[0])),
-        retrain=dataclasses.replace(job.retrain, size=dataclasses.asdict(sizes[1])),
+        retrain=dataclasses.replace(
+            job.retrain,
+            size=dataclasses.asdict(sizes[1]),
+            losses={name: dataclasses.asdict(options) for name, options in losses.items()},
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from bnas.data import Augmentation, Batches, ImageSet, Normalization
 from bnas.errors import BnasError, check_choice
 from bnas.nonfinite import NonFiniteLoss
 from bnas.options import check_number
-from bnas.training.losses import ExtraLoss
+from bnas.training.extra_losses import make_losses
 from bnas.training.metrics import accuracy, latent_signs, sign_flips
 from bnas.training.recipe import Recipe
 from bnas.training.trainer import Trainer
@@ -84,7 +84,8 @@ class Retraining:
     Each stage builds its network by `build(scheme, scheme_options)`, takes over the weights of the one before
     (`transfer`) and has a fresh optimizer and schedule. `train`: all training images; `validation`, where given, is
     evaluated after each round. `round_steps`: steps a round, by default an epoch or an equal part of one of at most
-    200 steps. `initial`: weights that the first stage starts from (a super-network's), by name and shape.
+    200 steps. `initial`: weights that the first stage starts from (a super-network's), by name and shape. `losses`:
+    extra losses by name, with their options (`extra_losses.py`); each stage starts with new ones.
     """
 
     def __init__(
@@ -101,14 +102,14 @@ class Retraining:
         device: torch.device | str = "cpu",
         round_steps: int | None = None,
         initial: Mapping[str, Tensor] | None = None,
-        extra_losses: Sequence[ExtraLoss] = (),
+        losses: Mapping[str, Any] | None = None,
     ) -> None:
         if not stages:
             raise ValueError("a retraining needs at least one stage")
         self.stages = tuple(stages)
         self._build, self._recipe, self._seed, self._device = build, recipe, seed, device
         self._train, self._normalization, self._augmentation = train, normalization, augmentation
-        self._extra_losses = extra_losses
+        self._losses = losses or {}
         self._validation: Batches | None = None
         if validation is not None:
             self._validation = Batches(
@@ -213,6 +214,6 @@ class Retraining:
             recipe,
             seed=self._seed,
             device=self._device,
-            extra_losses=self._extra_losses,
+            extra_losses=make_losses(self._losses),
             purpose=purpose,
         )

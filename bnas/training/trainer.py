@@ -12,6 +12,7 @@ from bnas import seeding
 from bnas.errors import BnasError
 from bnas.nonfinite import NonFiniteLoss
 from bnas.training import schedules
+from bnas.training.extra_losses import LossModule
 from bnas.training.losses import ExtraLoss, main_logits, total_loss
 from bnas.training.metrics import Forward
 from bnas.training.recipe import Recipe
@@ -65,6 +66,10 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._latents = latent_weights(model)
         self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema_decay else None
+        self._stateful = [loss for loss in self.extra_losses if isinstance(loss, LossModule)]
+        for loss in self._stateful:
+            # After the copy for the average, which is to have no hooks.
+            loss.attach(self.model)
 
     @property
     def finished(self) -> bool:
@@ -139,6 +144,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "ema": average,
             "scaler": self._scaler.state_dict(),
+            "extra_losses": [dict(loss.state_dict()) for loss in self._stateful],
         }
         copied: dict[str, Any] = _on_cpu(state)
         return copied
@@ -151,6 +157,8 @@ class Trainer:
         self._optimizer.load_state_dict(_on_cpu(state["optimizer"]))
         _lay_out_like_weights(self._optimizer)
         self._scaler.load_state_dict(state["scaler"])
+        for loss, values in zip(self._stateful, state["extra_losses"], strict=True):
+            loss.load_state_dict(values)
         if self._average is not None:
             self._average.load_state_dict(state["ema"])
 
