@@ -6,6 +6,8 @@ from typing import Any
 
 from bnas.registry import Registry
 from bnas.strategy import SearchTask, Strategy
+from strategies.abandon import Abandon, AbandonOptions
+from strategies.child_parent import ChildParent, ChildParentOptions
 from strategies.darts import Darts
 from strategies.darts_options import DartsOptions
 from strategies.evolution import Evolution, EvolutionOptions
@@ -15,10 +17,14 @@ from strategies.successive_halving import SuccessiveHalving, SuccessiveHalvingOp
 
 @dataclass(frozen=True)
 class StrategyEntry:
-    """A strategy and the dataclass of its options, all of which have defaults."""
+    """A strategy, the dataclass of its options, all of which have defaults, and the scheme that it searches under.
+
+    `scheme`: where a job says `auto`.
+    """
 
     make: Callable[[SearchTask, Any], Strategy]
     options: type[Any]
+    scheme: str = "binary-activations"
 
 
 STRATEGIES: Registry[StrategyEntry] = Registry(
@@ -26,6 +32,8 @@ STRATEGIES: Registry[StrategyEntry] = Registry(
     {
         "darts": StrategyEntry(Darts, DartsOptions),
         "evolution": StrategyEntry(Evolution, EvolutionOptions),
+        "child_parent": StrategyEntry(ChildParent, ChildParentOptions, scheme="xnor"),
+        "abandon": StrategyEntry(Abandon, AbandonOptions, scheme="xnor"),
         "random": StrategyEntry(RandomSearch, RandomSearchOptions),
         "successive_halving": StrategyEntry(SuccessiveHalving, SuccessiveHalvingOptions),
     },

@@ -76,12 +76,13 @@ def test_recalibration_counts_its_batches() -> None:
         PathScore(supernet(), batches(24), batches(40), norms="own")
 
 
-def test_only_the_path_of_the_step_is_trained() -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_only_the_path_of_the_step_is_trained(optimizer: str) -> None:
     def sampler(step: int) -> Gates:
         return path("group_conv_3x3" if step < 3 else "group_conv_5x5")
 
     net = supernet()
-    trainer = path_trainer(net, batches(24), Recipe(epochs=1), sampler, seed=0, total_steps=5)
+    trainer = path_trainer(net, batches(24), Recipe(optimizer=optimizer, epochs=1), sampler, seed=0, total_steps=5)
     assert trainer.total_steps == 5
 
     def weights(size: int) -> list[torch.Tensor]:

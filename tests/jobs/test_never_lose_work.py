@@ -78,6 +78,22 @@ def search_by_halving(images: Path) -> Work:
     return Work(("search", str(tiny_chain.write_job(images.parent / "halving.yaml", content))), "search", searched)
 
 
+def search_by_child_and_parent(images: Path) -> Work:
+    options = {"repeats": 1, "drop": 4, "draw_steps": 2, "round_steps": 1}
+    job = tiny_chain.write_job(
+        images.parent / "child_parent.yaml", tiny_chain.content(images, strategy="child_parent", options=options)
+    )
+    return Work(("search", str(job)), "search", searched)
+
+
+def search_by_abandoning(images: Path) -> Work:
+    options = {"repeats": 1, "draws": "confidence_bounds", "warmup_epochs": 1, "draw_steps": 1, "round_steps": 1}
+    job = tiny_chain.write_job(
+        images.parent / "abandoning.yaml", tiny_chain.content(images, strategy="abandon", options=options)
+    )
+    return Work(("search", str(job)), "search", searched)
+
+
 def retraining_in_two_stages(images: Path) -> Work:
     content = tiny_chain.content(images)
     recipe = {"epochs": 4, "batch_size": 8, "learning_rate": 4e-3, "ema_decay": 0.9}
@@ -96,6 +112,8 @@ WORKS = {
         search_by_sampling,
         search_by_evolution,
         search_by_halving,
+        search_by_child_and_parent,
+        search_by_abandoning,
         retraining_in_two_stages,
     )
 }

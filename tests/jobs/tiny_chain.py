@@ -20,6 +20,8 @@ SIZE = {"cells": 3, "channels": 4, "groups": 4, "shuffle_groups": 2}
 OPTIONS: dict[str, dict[str, Any]] = {
     "darts": {"epochs": 2, "round_steps": 2, "alpha_learning_rate": 0.05},
     "evolution": {"epochs": 1, "round_steps": 2, "population": 3, "generations": 2, "score_images": 8},
+    "child_parent": {"repeats": 1, "drop": 4, "draw_steps": 1},
+    "abandon": {"repeats": 1, "warmup_epochs": 1, "draw_steps": 1},
     "random": {"samples": 2, "epochs": 1, "round_steps": 2},
     "successive_halving": {"samples": 2, "eta": 2, "epochs": 1, "round_steps": 2},
 }
