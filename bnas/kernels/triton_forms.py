@@ -18,7 +18,7 @@ from bnas.kernels.triton_launch import Tile, constants, convolve
 from bnas.kernels.triton_popc import popc_kernel
 
 # Ours: the first of each is for large layers, the others for few pixels, few filters or few words. Larger ones spill.
-POPC_TILES = (Tile(64, 64, 1, 4), Tile(32, 32, 1, 4), Tile(16, 32, 8, 4), Tile(1, 16, 32, 4))
+POPC_TILES = (Tile(64, 64, 1, 4), Tile(32, 32, 1, 4), Tile(1, 16, 32, 4))
 INT8_TILES = (Tile(128, 64, 2, 8), Tile(64, 64, 2, 4))
 B1_TILES = (Tile(128, 128, 16, 8), Tile(128, 64, 16, 4), Tile(64, 64, 16, 4))
 # Of dense: cuDNN and cuBLAS choose their own tiles.
