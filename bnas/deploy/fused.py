@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,31 +91,45 @@ class FusedProgram:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The program's output for x [N, C, H, W], N >= 1."""
+        return self._run(x, lambda step: None)
+
+    def profile(self, x: Tensor, clock: Callable[[], float]) -> list[tuple[Step, float]]:
+        """One run: its steps in order, with the time that each took by `clock`."""
+        marks: list[tuple[Step | None, float]] = [(None, clock())]
+        self._run(x, lambda step: marks.append((step, clock())))
+        return [(step, now - before) for (_, before), (step, now) in pairwise(marks) if step is not None]
+
+    @torch.no_grad()
+    def _run(self, x: Tensor, after: Callable[[Step], None]) -> Tensor:
         with self._one_at_a_time:
+            values: dict[str, Any] = {self._program.input: x}
+            for place in self._places(len(x)):
+                self._execute(place, values)
+                after(place.step)
+                for name in place.forget:
+                    del values[name]
             # A copy: the original may lie in memory that the next run uses.
-            logits: Tensor = self._run(x).clone()
+            logits: Tensor = values[self._program.output].clone()
             return logits
 
-    def _run(self, x: Tensor) -> Any:
-        bound = self._bound.get(len(x))
+    def _places(self, N: int) -> list[_Bound]:
+        bound = self._bound.get(N)
         if bound is None:
-            bound = self._bound[len(x)] = self._bind(len(x))
+            bound = self._bound[N] = self._bind(N)
             if len(self._bound) > BATCH_SIZES_KEPT:
                 self._bound.popitem(last=False)
-        values: dict[str, Any] = {self._program.input: x}
-        for place in bound:
-            if place.plan is None:
-                op = place.step.ops[0]
-                values[op.output] = self._run_op(op, *(values[name] for name in op.inputs))
-            else:
-                for name, target in place.moving:
-                    values[name], address = _in_place(values[name])
-                    place.plan.job[target] = address
-                place.plan()
-                values[place.step.output] = place.result
-            for name in place.forget:
-                del values[name]
-        return values[self._program.output]
+        return bound
+
+    def _execute(self, place: _Bound, values: dict[str, Any]) -> None:
+        op = place.step.ops[0]
+        if place.plan is None:
+            values[op.output] = self._run_op(op, *(values[name] for name in op.inputs))
+            return
+        for name, target in place.moving:
+            values[name], address = _in_place(values[name])
+            place.plan.job[target] = address
+        place.plan()
+        values[place.step.output] = place.result
 
     def _bind(self, N: int) -> list[_Bound]:
         arena, fixed = _Arena(), dict[str, Array]()

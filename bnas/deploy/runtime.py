@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from bnas.deploy import file
 from bnas.deploy.file import Packed
 from bnas.deploy.ir import Op, Program
 from bnas.deploy.real_ops import REAL_OPS, Tensors
+from bnas.deploy.shapes import infer
 from bnas.errors import BnasError
 from bnas.kernels import DEFAULT_BACKEND, Backend, get_backend
 from bnas.kernels.packing import Words, pack_bits, unpack_activations, unpack_bits
@@ -37,6 +38,9 @@ class Bits:
         return unpack_activations(self.words, self.shape[0])
 
 
+if TYPE_CHECKING:
+    from bnas.deploy.fused import FusedProgram
+
 Value = Tensor | Bits
 Watch = Callable[[Op, Value], None]
 
@@ -53,11 +57,12 @@ class PackedNetwork:
         self._backend = get_backend(backend)
         self._tensors = {name: _prepared(tensor) for name, tensor in packed.tensors.items()}
         self._last_reader = {name: op.output for op in self.program.ops for name in op.inputs}
-        self._fused: Callable[[Tensor], Tensor] | None = None
+        self.fused: FusedProgram | None = None
         if fuse and self._backend.layer is not None:
-            from bnas.deploy.fused import FusedProgram
+            from bnas.deploy import fused
 
-            self._fused = FusedProgram(packed, self._backend.layer, self.run_op, Bits)
+            # None where operations run one by one.
+            self.fused = fused.FusedProgram(packed, self._backend.layer, self.run_op, Bits)
 
     @property
     def program(self) -> Program:
@@ -97,8 +102,8 @@ class PackedNetwork:
         """Logits of x float32 [N, C, H, W]; `watch` sees every operation, unfused, with the value that it wrote."""
         # Channels last: the order of packed words, and the quicker one for torch's own kernels.
         x = x.contiguous(memory_format=torch.channels_last)
-        if self._fused is not None and watch is None and len(x) > 0:
-            return self._fused(x)
+        if self.fused is not None and watch is None and len(x) > 0:
+            return self.fused(x)
         values: dict[str, Value] = {self.program.input: x}
         for op in self.program.ops:
             value = self.run_op(op, *(values[name] for name in op.inputs))
@@ -114,8 +119,15 @@ class PackedNetwork:
         """The value that one operation writes."""
         tensors = {role: self._tensors[name] for role, name in op.tensors.items()}
         if op.kind in REAL_OPS:
-            return REAL_OPS[op.kind](op, tensors, *inputs)
+            result = REAL_OPS[op.kind](op, tensors, *inputs)
+            # One memory order everywhere: some of torch's sums depend on it in their last bit.
+            return result.contiguous(memory_format=torch.channels_last) if result.dim() == 4 else result
         return _BINARY_OPS[op.kind](self._backend, op, tensors, *inputs)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every value for one image: (C, H, W) or (K,)."""
+        values = infer(self.program, {name: tensor.shape for name, tensor in self.packed.tensors.items()})
+        return {name: value.shape for name, value in values.items()}
 
     def accumulators(self, op: Op, bits: Bits) -> NDArray[np.int32]:
         """The integer sums of a binary operation, before its scale: [N, Ho, Wo, O] or [N, O]."""

@@ -1,25 +1,80 @@
-"""The command that times."""
+"""Commands that time: each checks first that what it times is right."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from bnas.errors import check_choice
 from experiments.cli.application import JsonFile, app
 
 
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="gpu: the kernels of the triton back end against cuDNN and cuBLAS.")],
+class _OrAFile(TyperGroup):
+    """`bnas bench model.bnas` means `bnas bench model model.bnas`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0].endswith(".bnas"):
+            args = ["model", *args]
+        return super().resolve_command(ctx, args)
+
+
+bench = typer.Typer(
+    cls=_OrAFile,
+    no_args_is_help=True,
+    help="Times, each taken after the results were compared: kernels, a packed file (bnas bench model.bnas), gpu.",
+)
+app.add_typer(bench, name="bench")
+
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every candidate; default: torch's number.")]
+Rounds = Annotated[int, typer.Option(min=3, help="How many times each candidate has its turn.")]
+Batch = Annotated[list[int] | None, typer.Option(min=1, help="Images at once; repeatable. Default 1 and 64.")]
+
+
+@bench.command()
+def kernels(
+    group: Annotated[list[str] | None, typer.Option(help="resnet18, cifar_cell, linear; repeatable.")] = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    rounds: Rounds = 15,
+    json_file: JsonFile = None,
+) -> None:
+    """Packed layers by shape, packing included, against torch float32, bfloat16 and int8 and onnxruntime int8.
+
+    Example: [bold]bnas bench kernels --group resnet18 --threads 1 --json kernels.json[/bold]
+    """
+    from experiments import bench_kernels
+
+    raise typer.Exit(bench_kernels.run(group, batch, threads, rounds, json_file))
+
+
+@bench.command()
+def model(
+    packed: Annotated[
+        Path, typer.Argument(help="A model.bnas file; or birealnet18, bats20: untrained networks made here.")
+    ],
+    batch: Batch = None,
+    threads: Threads = None,
+    rounds: Rounds = 9,
+    json_file: JsonFile = None,
+) -> None:
+    """A packed network on each back end and layer by layer, against the same network in torch with real values.
+
+    Example: [bold]bnas bench runs/first/retrain-bats-seed0/model.bnas[/bold]
+    """
+    from experiments import bench_model
+
+    raise typer.Exit(bench_model.run(packed, batch, threads, rounds, json_file))
+
+
+@bench.command()
+def gpu(
     model: Annotated[Path | None, typer.Option(help="Also time this packed file, at batch 1 in a CUDA graph.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Times of the packed kernels, after their integers were compared with the reference.
+    """The kernels of the triton back end against cuDNN and cuBLAS.
 
     Example: [bold]bnas bench gpu --model runs/first/retrain-bats-seed0/model.bnas --json gpu.json[/bold]
     """
-    check_choice("benchmark", what, ["gpu"])
     from experiments import bench_gpu
 
     raise typer.Exit(bench_gpu.run(model, json_file))

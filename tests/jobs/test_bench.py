@@ -1,0 +1,131 @@
+"""Benchmarks: what is compared before it is timed, what is printed and written. No test looks at a time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bnas.deploy import file
+from bnas.deploy.runtime import PackedNetwork
+from experiments import bench_kernels, bench_model, bench_networks
+from experiments.bench_rivals import Shape, in_int8, in_torch
+from experiments.bench_timing import in_turn, on_threads, ratio_text
+from tests.core.packed_networks import Cell, packed, trained
+from tests.jobs.tiny_chain import bnas
+
+SHAPES = {"linear": [Shape(40, 7)], "resnet18": [Shape(8, 8, 6, 3), Shape(12, 8, 6, 5, 2, 2, 4)]}
+KEYS = {
+    "group",
+    "shape",
+    "batch",
+    "packed_us",
+    "fp32_us",
+    "int8_us",
+    "ratio_fp32",
+    "ratio_int8",
+    "peak_fraction",
+    "exact",
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_kernels, "GROUPS", SHAPES)
+    monkeypatch.setattr("experiments.bench_timing.SECONDS_A_SAMPLE", 1e-6)
+
+
+def test_kernels_are_compared_timed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = bnas(capsys, "bench", "kernels", "--batch", 2, "--threads", 1, "--rounds", 3, "--json", tmp_path / "k.json")
+    assert said.code == 0
+    assert "resnet18 12 -> 8, 5x5/2 dilated 2 in 4 groups, 6 x 6" in said.out
+    written = json.loads((tmp_path / "k.json").read_text())
+    assert {"device", "versions", "threads", "rows", "clock"} <= written.keys()
+    assert written["threads"] == 1
+    assert [row["group"] for row in written["rows"]] == ["linear", "resnet18", "resnet18"]
+    for row in written["rows"]:
+        assert row.keys() >= KEYS
+        assert row["exact"] is True
+        assert row["packed_us"] > 0
+        assert row["fp32_us"] / row["packed_us"] == pytest.approx(row["ratio_fp32"])
+
+
+def test_wrong_integers_get_no_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = bench_kernels.reference.conv2d
+    monkeypatch.setattr(bench_kernels.reference, "conv2d", lambda *a, **k: real(*a, **k) + 2)
+    said = bnas(
+        capsys, "bench", "kernels", "--group", "linear", "--batch", 1, "--rounds", 3, "--json", tmp_path / "k.json"
+    )
+    assert said.code == 1
+    assert "wrong integers" in said.out
+    (row,) = json.loads((tmp_path / "k.json").read_text())["rows"]
+    assert (row["exact"], row["packed_us"], row["ratio_fp32"]) == (False, None, None)
+
+
+def test_a_group_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    said = bnas(capsys, "bench", "kernels", "--group", "resnet")
+    assert said.code == 2
+    assert "resnet18" in said.err
+
+
+def test_a_file_is_timed_without_naming_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.bnas"
+    file.save(packed(trained(Cell("bats"))), path)
+    said = bnas(capsys, "bench", path, "--batch", 1, "--rounds", 3, "--json", tmp_path / "m.json")
+    assert said.code == 0
+    assert "backend cpu" in said.out
+    assert "no rivals: the file does not say which architecture was packed" in said.out
+    rows: list[dict[str, Any]] = json.loads((tmp_path / "m.json").read_text())["rows"]
+    assert {row["backend"] for row in rows if row["group"] == "whole"} == {"cpu", "reference"}
+    assert {row["fp32_us"] for row in rows if row["group"] == "whole"} == {None}
+    assert "12 -> 12, 3x3 in 3 groups, 9 x 9" in {row["shape"] for row in rows if row["group"] == "layer"}
+
+
+def test_results_that_differ_get_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = PackedNetwork(packed(trained(Cell("bats"))))
+    assert network.fused is not None
+    run = network.fused.__call__
+    monkeypatch.setattr(network, "fused", lambda x: run(x) + 1)
+    (row,) = bench_model.whole("cell", network, None, 1, 3)
+    assert (row.exact, row.packed_us) == (False, None)
+
+
+def test_the_networks_that_are_made_have_a_real_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(bench_networks.NETWORKS) == {"birealnet18", "bats20"}
+    made, real = bench_networks.make("bats20")
+    assert made.binary_weight_bytes() > 0
+    with torch.no_grad():
+        assert real(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_rivals_compute_the_layer() -> None:
+    shape = SHAPES["resnet18"][1]
+    x, w = bench_kernels.operands(shape, 2)
+    found = in_torch(shape, torch.from_numpy(x), torch.from_numpy(w))
+    assert set(found) == {"fp32 NCHW", "fp32 NHWC", "bf16"}
+    expected = found["fp32 NCHW"]()
+    assert expected.numel() * 12 // 4 * 25 == shape.products(2)
+    for call in (*found.values(), *in_int8(shape, x, w).values()):
+        assert tuple(np.shape(call() if not isinstance(result := call(), list) else result[0])) == tuple(expected.shape)
+
+
+def test_candidates_take_turns() -> None:
+    calls: list[str] = []
+    found = in_turn({name: lambda name=name: calls.append(name) for name in "ab"}, 4)  # type: ignore[misc]
+    assert set(found) == {"a", "b"}
+    assert "".join(calls).replace("aa", "a").replace("bb", "b").count("ab") >= 4
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with on_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_losses_are_said_in_words() -> None:
+    assert [ratio_text(r) for r in (None, 0.5, 2.0)] == ["-", "0.50x slower", "2.00x"]
