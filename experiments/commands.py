@@ -193,7 +193,7 @@ def _published_job(name: str, genotype: Genotype, settings: Sequence[str]) -> Jo
     return set_up(content, f"published genotype {name}", settings)
 
 
-def _genotype(source: Path, round: int | None) -> Genotype:
+def read_genotype(source: Path, round: int | None) -> Genotype:
     if not source.is_file() and not (round is None and api.is_published(source)):
         if not source.exists():
             raise BnasError(f"there is no file or folder {source}")
@@ -231,7 +231,7 @@ def export(
 def _export_genotype(
     source: Path, to: Path | None, format: str | None, round: int | None, json_file: Path | None
 ) -> int:
-    genotype = _genotype(source, round)
+    genotype = read_genotype(source, round)
     chosen = format_for(format) if format else (format_for(to) if to is not None else "json")
     content = write_genotype(space_of(genotype), genotype, chosen)
     if to is not None:
@@ -360,7 +360,7 @@ def _is_genotype(path: Path) -> bool:
 
 
 def plot(source: Path, to: Path | None, round: int | None, json_file: Path | None) -> int:
-    genotype = _genotype(source, round)
+    genotype = read_genotype(source, round)
     space = space_of(genotype)
     target = to or (source / "genotype.png" if source.is_dir() else source.with_suffix(".png"))
     save_figure(draw_genotype(space, genotype, spec=_spec_to_draw(source, genotype)), target)
