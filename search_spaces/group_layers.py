@@ -95,10 +95,13 @@ class SharedBinaryConv2d(BinaryConv2d):
     def forward(self, x: Tensor, chosen: Chosen | None = None) -> Tensor:
         """`chosen` None: the first of the numbers."""
         chosen = ((self.groups, None),) if chosen is None else chosen
+        inner = self.output.enter(x)
         if len(chosen) == 1 and self.exact and not self.training:
-            return self._exactly(x, chosen[0][0])
-        weight, groups = mixed(chosen, lambda number: self.binarizer_of(number)(self.kept(number)))
-        return self._in_groups(x, weight, groups)
+            y = self._exactly(inner, chosen[0][0])
+        else:
+            weight, groups = mixed(chosen, lambda number: self.binarizer_of(number)(self.kept(number)))
+            y = self._in_groups(inner, weight, groups)
+        return self.output.leave(y, x, self.box)
 
     def _exactly(self, x: Tensor, groups: int) -> Tensor:
         (term,) = self.binarizer_of(groups).terms(self.kept(groups))

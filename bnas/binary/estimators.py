@@ -1,6 +1,7 @@
 """EST: surrogate gradients. A code is piecewise constant; its gradient is replaced by g * derivative(u).
 
-An estimator is a small frozen value whose `derivative(u)` is the pure formula; `surrogate` joins it with a code.
+An estimator's `derivative(u)` is the pure formula; `surrogate` joins it with a code. Fixed ones are small frozen values,
+those whose shape changes during training are modules (annealed_estimators.py).
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ class Estimator(Protocol):
     """`derivative(u)`: what the gradient of the code is multiplied by, elementwise, same shape as u.
 
     `window`: the largest |u| at which the derivative is not zero, or None when it has no such bound. Latent weights
-    beyond it receive no gradient and would be stuck, so the trainer clips them to it.
+    beyond it receive no gradient and would be stuck, so the trainer clips them to it. `formula`: for people.
     """
 
     @property
     def window(self) -> float | None: ...
+
+    @property
+    def formula(self) -> str: ...
 
     def derivative(self, u: Tensor) -> Tensor: ...
 
@@ -28,6 +32,7 @@ class Identity:
     """d = 1: the straight-through estimator without a window (Bengio et al. 2013, arXiv 1308.3432)."""
 
     window: float | None = None
+    formula = "1"
 
     def derivative(self, u: Tensor) -> Tensor:
         return torch.ones_like(u)
@@ -47,9 +52,31 @@ class Box:
     def window(self) -> float | None:
         return self.limit
 
+    @property
+    def formula(self) -> str:
+        return f"1[|u| {'<' if self.strict else '<='} {self.limit:g}]"
+
     def derivative(self, u: Tensor) -> Tensor:
         size = u.abs()
         return ((size < self.limit) if self.strict else (size <= self.limit)).to(u.dtype)
+
+
+@dataclass(frozen=True)
+class Range:
+    """d = 1 where low <= u <= high (low < u where `open_low`), else 0: a clip, or a clipped ReLU."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    window: float | None = None
+
+    @property
+    def formula(self) -> str:
+        return f"1[{self.low:g} {'<' if self.open_low else '<='} u <= {self.high:g}]"
+
+    def derivative(self, u: Tensor) -> Tensor:
+        above = u > self.low if self.open_low else u >= self.low
+        return (above & (u <= self.high)).to(u.dtype)
 
 
 @dataclass(frozen=True)
@@ -57,9 +84,42 @@ class Polynomial:
     """d = max(0, 2 - 2|u|): the piecewise quadratic of Bi-Real net (Liu et al. 2018, arXiv 1808.00278)."""
 
     window: float | None = 1.0
+    formula = "max(0, 2 - 2|u|)"
 
     def derivative(self, u: Tensor) -> Tensor:
         return (2 - 2 * u.abs()).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """d = max(0, 1 - |u|): the spiking neuron of EEDN (Esser et al. 2016, arXiv 1603.08270)."""
+
+    window: float | None = 1.0
+    formula = "max(0, 1 - |u|)"
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return (1 - u.abs()).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class SignSwish:
+    """d = b (2 - b u tanh(b u / 2)) / (1 + cosh(b u)), below 0 far from 0 (Darabi et al. 2018, arXiv 1812.11800).
+
+    The derivative of 2 s(b u) (1 + b u (1 - s(b u))) - 1 with the logistic s.
+    """
+
+    beta: float = 5.0
+    window: float | None = None
+
+    @property
+    def formula(self) -> str:
+        b = f"{self.beta:g}"
+        return f"{b} (2 - {b}u tanh({b}u / 2)) / (1 + cosh({b}u))"
+
+    def derivative(self, u: Tensor) -> Tensor:
+        # cosh overflows where the quotient is 0 long since.
+        bu = (self.beta * u).clamp(-60, 60)
+        return self.beta * (2 - bu * torch.tanh(bu / 2)) / (1 + torch.cosh(bu))
 
 
 class _Surrogate(torch.autograd.Function):

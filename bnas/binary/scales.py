@@ -1,15 +1,17 @@
 """SCALE: the magnitude that multiplies a code, and what its gradient is.
 
 A scale is a module with `value(x) -> scale` and `forward(coded, x) -> coded * scale`. Weights [O, I, kh, kw] or
-[O, I] have one scale per filter o, of shape [O, 1, ...].
+[O, I] have one scale per filter o, of shape [O, 1, ...], or one per layer, of length 1 in every dimension.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from bnas.binary.axes import mean_abs, named, reduced
 from bnas.errors import check_choice
 
 
@@ -18,18 +20,45 @@ def mean_abs_per_filter(weight: Tensor) -> Tensor:
 
     Rastegari et al. 2016, arXiv 1603.05279, eq. 6.
     """
-    return weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+    return mean_abs(weight, "filter")
+
+
+def least_squares(code: Tensor, x: Tensor, over: str, curvature: Tensor | None = None) -> Tensor:
+    """The scale a that makes sum d (x - a code)^2 smallest over each filter or layer: sum(d x c) / sum(d c^2).
+
+    `curvature` d weighs the elements; None is 1 everywhere. A code that is 0 throughout has the scale 0.
+    """
+    weighted = code if curvature is None else code * curvature
+    dims = reduced(x, over)
+    norm = (weighted * code).sum(dim=dims, keepdim=True)
+    return (weighted * x).sum(dim=dims, keepdim=True) / norm.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 class Scale(nn.Module):
-    """No scale: the code itself. Base of the others."""
+    """No scale: the code itself. Base of the others.
+
+    `of_pre`: the scale is a function of u = PRE(x), not of x. `formula`, `added`: for people, what multiplies the
+    code, and what is added.
+    """
+
+    of_pre: ClassVar[bool] = False
+
+    added: str = ""
+
+    @property
+    def formula(self) -> str:
+        return ""
 
     def value(self, x: Tensor) -> Tensor | None:
         """The scale for the tensor x, broadcastable to it; None means 1."""
         return None
 
+    def offset(self, x: Tensor) -> Tensor | None:
+        """What is added after scaling, broadcastable to x; None means 0."""
+        return None
+
     def forward(self, coded: Tensor, x: Tensor) -> Tensor:
-        """coded * value(x), with this scale's own gradient. Shapes: coded and x are equal."""
+        """coded * value(x) + offset(x), with this scale's own gradient. Shapes: coded and x are equal."""
         return coded
 
     def reset(self, x: Tensor) -> None:
@@ -37,7 +66,7 @@ class Scale(nn.Module):
 
 
 class MeanAbs(Scale):
-    """alpha_o = mean |W_o|, with one of five gradients for What = alpha C(W); g = dL/dWhat, m = the estimator's mask:
+    """alpha = mean |W_o|, or another `over` of axes.AXES; five gradients of What = alpha C(W), g = dL/dWhat, mask m:
 
     - `exact`: the chain rule, through alpha too: alpha m g + sign(W) / n * sum over the filter of g C;
     - `detached`: alpha is a constant: alpha m g (the form of Bi-Real net's paper);
@@ -48,28 +77,90 @@ class MeanAbs(Scale):
 
     GRADIENTS: ClassVar[tuple[str, ...]] = ("exact", "detached", "bypass", "paper", "trainer")
 
-    def __init__(self, gradient: str = "exact") -> None:
+    def __init__(self, gradient: str = "exact", over: str = "filter") -> None:
         super().__init__()
         check_choice("gradient of a mean-abs scale", gradient, self.GRADIENTS)
-        self.gradient = gradient
+        self.gradient, self.over = gradient, over
+
+    @property
+    def formula(self) -> str:
+        return f"mean{named(self.over)}|x|"
 
     def value(self, x: Tensor) -> Tensor:
-        return mean_abs_per_filter(x)
+        return mean_abs(x, self.over)
 
     def forward(self, coded: Tensor, x: Tensor) -> Tensor:
-        alpha = mean_abs_per_filter(x)
+        alpha = self.value(x)
         if self.gradient == "exact":
             return coded * alpha
         alpha = alpha.detach()
         if self.gradient == "detached":
             return coded * alpha
         if self.gradient == "bypass":
-            bypassed: Tensor = _Bypass.apply(coded, alpha)
-            return bypassed
+            return bypass(coded, alpha)
         n = x[0].numel()
         factor = 1.0 if self.gradient == "paper" else n * (1 - 1 / x.shape[1])
         printed: Tensor = _Printed.apply(coded, x, alpha, n, factor)
         return printed
+
+
+class Fitted(Scale):
+    """The least-squares scale of a code, per filter or layer, that the gradient passes by (TWN, arXiv 1605.04711)."""
+
+    def __init__(self, code: Callable[[Tensor], Tensor], over: str) -> None:
+        super().__init__()
+        self.code, self.over = code, over
+
+    @property
+    def formula(self) -> str:
+        return f"a{named(self.over)} of least squares"
+
+    def value(self, x: Tensor) -> Tensor:
+        return least_squares(self.code(x), x, self.over)
+
+    def forward(self, coded: Tensor, x: Tensor) -> Tensor:
+        return bypass(coded, self.value(x.detach()))
+
+
+class PowerOfTwo(Scale):
+    """2^round(log2(mean |u_o|)), a bit shift, without a gradient (IR-Net, Qin et al. 2020, arXiv 1909.10788)."""
+
+    of_pre: ClassVar[bool] = True
+    formula = "2^round(log2 mean_o|u|)"
+
+    def value(self, x: Tensor) -> Tensor:
+        mean = mean_abs_per_filter(x.detach()).clamp_min(torch.finfo(x.dtype).tiny)
+        return torch.exp2(torch.log2(mean).round())
+
+    def forward(self, coded: Tensor, x: Tensor) -> Tensor:
+        return coded * self.value(x)
+
+
+class Constant(Scale):
+    """A number that is never learned, such as BinaryConnect's H (Courbariaux et al. 2015, arXiv 1511.00363, code).
+
+    `bypassed`: the gradient of the binary weight reaches the latent one unscaled.
+    """
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    @property
+    def formula(self) -> str:
+        return f"{self.number:g}"
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.full((1,) * x.dim(), self.number, dtype=x.dtype, device=x.device)
+
+    def forward(self, coded: Tensor, x: Tensor) -> Tensor:
+        return bypass(coded, self.value(x))
+
+
+def glorot(weight: Tensor) -> float:
+    """H = sqrt(1.5 / (fan_in + fan_out)) of a weight [O, I, ...]."""
+    receptive = math.prod(weight.shape[2:])
+    return math.sqrt(1.5 / (weight.shape[1] * receptive + weight.shape[0] * receptive))
 
 
 class Learned(Scale):
@@ -77,26 +168,40 @@ class Learned(Scale):
 
     `start`: `mean_abs` starts it at mean |W_o|; `one` at 1, as the authors' released layers do. No norm follows the
     convolution in a BATS cell, so with 1 a sum of some hundred +-1 swamps the identity beside it: much worse.
+    `over` layer: one for the whole layer. `positive`: |scale| multiplies (ReBNet).
     """
 
     STARTS: ClassVar[tuple[str, ...]] = ("mean_abs", "one")
 
-    def __init__(self, weight: Tensor, start: str = "mean_abs") -> None:
+    def __init__(
+        self, weight: Tensor, start: str = "mean_abs", *, over: str = "filter", positive: bool = False
+    ) -> None:
         super().__init__()
         check_choice("start of a learned scale", start, self.STARTS)
-        self.start = start
-        self.scale = nn.Parameter(torch.ones_like(mean_abs_per_filter(weight)))
+        self.start, self.over, self.positive = start, over, positive
+        self.scale = nn.Parameter(torch.ones_like(mean_abs(weight, over)))
         self.reset(weight)
+
+    @property
+    def formula(self) -> str:
+        name = f"a{named(self.over)}"
+        return f"|{name}|" if self.positive else name
 
     @torch.no_grad()
     def reset(self, x: Tensor) -> None:
-        self.scale.copy_(mean_abs_per_filter(x) if self.start == "mean_abs" else torch.ones_like(self.scale))
+        self.scale.copy_(mean_abs(x, self.over) if self.start == "mean_abs" else torch.ones_like(self.scale))
 
     def value(self, x: Tensor) -> Tensor:
-        return self.scale
+        return self.scale.abs() if self.positive else self.scale
 
     def forward(self, coded: Tensor, x: Tensor) -> Tensor:
-        return coded * self.scale
+        return coded * self.value(x)
+
+
+def bypass(coded: Tensor, alpha: Tensor) -> Tensor:
+    """coded * alpha with the gradient of coded alone."""
+    bypassed: Tensor = _Bypass.apply(coded, alpha)
+    return bypassed
 
 
 # Forms of a weight's scale that a search may choose between.

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnas.binary.binarizer import Binarizer, BitTerm
+from bnas.binary.outputs import Output
+from bnas.binary.terms import BitTerm
 from bnas.deploy.draft import Array, Draft, Node
 from bnas.errors import BnasError
 from bnas.kernels.packing import pack_matrix, pack_weights
@@ -34,8 +35,10 @@ def _pair(value: Any) -> list[int]:
 def _norm_binarize(draft: Draft, node: Node, module: NormBinarize) -> str:
     if not module.binarizer.binarizes:
         raise BnasError("its activations are real-valued: retrain with a scheme that binarizes them")
-    if not module.binarizer.packs:
-        raise BnasError("its activations take more values than -1 and +1, which one bit does not hold")
+    if not module.binarizer.compares:
+        raise BnasError(
+            f"its activations are not one sign, which is all that packs so far: {module.binarizer.value_text()}"
+        )
     threshold = module.threshold()
     tensors = {"value": _float32(threshold.value), "flip": threshold.flip.cpu().numpy().astype(np.uint8)}
     return draft.add("threshold", node.name, node.inputs, node.output, {"groups": 1}, tensors)
@@ -53,8 +56,8 @@ def _binary_conv2d(draft: Draft, node: Node, module: BinaryConv2d) -> str:
     if not module.binarizer.binarizes:
         weight = _float32(module.binarizer(module.weight))
         return draft.add("conv2d", node.name, node.inputs, node.output, attributes, {"weight": weight})
-    term = _single_term(module.binarizer, module.weight)
-    tensors = {"weight": pack_weights(_float32(term.sign_pm1)), "scale": _scale(term)}
+    term = _single_term(module)
+    tensors = {"weight": pack_weights(_float32(term.sign_pm1)), "scale": _scale(term, module.output)}
     attributes["in_channels"] = module.in_channels
     return draft.add("binary_conv2d", node.name, node.inputs, node.output, attributes, tensors)
 
@@ -64,8 +67,8 @@ def _binary_linear(draft: Draft, node: Node, module: BinaryLinear) -> str:
     if not module.binarizer.binarizes:
         weight = _float32(module.binarizer(module.weight))
         return draft.add("linear", node.name, node.inputs, node.output, {}, {"weight": weight})
-    term = _single_term(module.binarizer, module.weight)
-    tensors = {"weight": pack_matrix(_float32(term.sign_pm1)), "scale": _scale(term)}
+    term = _single_term(module)
+    tensors = {"weight": pack_matrix(_float32(term.sign_pm1)), "scale": _scale(term, module.output)}
     attributes = {"in_features": module.in_features}
     return draft.add("binary_linear", node.name, node.inputs, node.output, attributes, tensors)
 
@@ -75,21 +78,29 @@ def _check_reads_bits(draft: Draft, node: Node) -> None:
         raise BnasError("its input is real-valued: a binary layer that is packed reads the output of a NormBinarize")
 
 
-def _single_term(binarizer: Binarizer, weight: Tensor) -> BitTerm:
-    terms = binarizer.terms(weight) if binarizer.packs else ()
+def _single_term(module: BinaryConv2d | BinaryLinear) -> BitTerm:
+    if module.output.packing is not None:
+        raise BnasError(f"it does not pack: {module.output.packing}")
+    binarizer = module.binarizer
+    terms = binarizer.terms(module.weight) if binarizer.packs else ()
     if len(terms) != 1:
-        raise BnasError("its weights are not one sign times a scale, and only such weights pack to one bit")
+        raise BnasError(
+            "its weights are not one sign times a scale, and only such weights pack to one bit so far: "
+            f"{binarizer.value_text()}"
+        )
     return terms[0]
 
 
-def _scale(term: BitTerm) -> Array | None:
-    """One scale per filter, [O]; None for a scale of 1."""
-    if term.scale is None:
-        return None
+def _scale(term: BitTerm, output: Output) -> Array | None:
+    """One scale per filter, [O], with what multiplies the output's channels; None for a scale of 1."""
     filters = term.sign_pm1.shape[0]
+    outer = output.channel_scale()
+    if term.scale is None:
+        return None if outer is None else _float32(outer)
     if term.scale.numel() not in (1, filters) or term.scale.numel() != max(term.scale.shape[:1], default=1):
         raise BnasError(f"its scale has the shape {list(term.scale.shape)}; only one scale per filter is packed")
-    return _float32(term.scale.reshape(-1).expand(filters))
+    scale = term.scale.reshape(-1).expand(filters)
+    return _float32(scale if outer is None else scale * outer)
 
 
 def _conv2d(draft: Draft, node: Node, module: nn.Conv2d) -> str:

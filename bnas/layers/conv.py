@@ -1,4 +1,4 @@
-"""Binary convolution: +-1 inputs, weights binarized by a scheme, one scale per output channel."""
+"""Binary convolution: inputs and weights of +-1, or sums of few +-1 terms, by a scheme; scales per output channel."""
 
 import torch
 import torch.nn.functional as F
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from bnas.binary.schemes import Scheme
 from bnas.errors import BnasError
 from bnas.layers.precision import without_autocast
+from bnas.layers.products import Operands, sum_of_products
 
 Padding = tuple[int, int, int, int]
 
@@ -19,7 +20,8 @@ class BinaryConv2d(nn.Module):
 
     In evaluation, under a scheme that binarizes weights and activations, the accumulators are rounded to integers
     (fast convolution algorithms leave fractions) and then scaled, so that they equal the packed network's. In training
-    the scale is folded into the weight: same mathematics, one elementwise pass over the output less.
+    the scale is folded into the weight: same mathematics, one elementwise pass over the output less. Operands that are
+    sums of several +-1 terms are multiplied term by term, each product rounded (`layers.products`).
     """
 
     def __init__(
@@ -48,11 +50,20 @@ class BinaryConv2d(nn.Module):
         self.stride, self.dilation = (stride,) * 2, (dilation,) * 2
         self.padding: Padding = (padding,) * 4 if isinstance(padding, int) else padding
         self.pad_value = float(pad_value)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        try:
+            shape = scheme.weight_shape((out_channels, in_channels // groups, *self.kernel_size))
+        except BnasError as error:
+            raise error.within(f"a convolution from {in_channels} to {out_channels} channels") from None
+        self.weight = nn.Parameter(torch.empty(shape))
+        scheme.weight_start(self.weight)
         self.binarizer = scheme.weight(self.weight)
-        # Accumulators are integers only when both operands are +-1.
-        self.exact = self.binarizer.packs and scheme.activation(in_channels).packs
+        self.output = scheme.output(out_channels)
+        self.operands = Operands.of(self.binarizer, scheme.activation(in_channels), self.output)
+
+    @property
+    def exact(self) -> bool:
+        """Whether evaluation is one product of +-1 by +-1, whose accumulators are integers."""
+        return self.operands is Operands.SIGNS
 
     def extra_repr(self) -> str:
         return (
@@ -76,12 +87,35 @@ class BinaryConv2d(nn.Module):
     def accumulate(self, x: Tensor) -> Tensor:
         """Integer-valued float32 accumulators [N, O, H', W'] of +-1 input x, before the scale."""
         (term,) = self.binarizer.terms(self.weight)
-        with without_autocast(x):
-            return self.convolve(x.float(), term.sign_pm1.float()).round()
+        return self._product(x, term.sign_pm1).round()
+
+    def box(self, x: Tensor) -> Tensor:
+        """[N, 1, H', W']: the mean of x [N, C, H, W] over its channels and each window, padded taps counting as 0."""
+        kh, kw = self.kernel_size
+        top, left, bottom, right = self.padding
+        window = x.new_full((1, 1, kh, kw), 1 / (kh * kw))
+        mean = F.pad(x.mean(dim=1, keepdim=True), (left, right, top, bottom))
+        return F.conv2d(mean, window, None, self.stride, 0, self.dilation)
+
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's output for any weight of this shape, unrounded: a super-network's mixture, or training."""
+        return self.output.leave(self.convolve(self.output.enter(x), weight), x, self.box)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or not self.exact:
-            return self.convolve(x, self.binarizer(self.weight))
-        (term,) = self.binarizer.terms(self.weight)
-        accumulated = self.accumulate(x)
-        return accumulated if term.scale is None else accumulated * term.scale.reshape(1, -1, 1, 1)
+        if self.training or self.operands is Operands.REAL:
+            return self.multiply(x, self.binarizer(self.weight))
+        inner = self.output.enter(x)
+        terms = self.binarizer.terms(self.weight)
+        if self.operands is Operands.SIGNS:
+            accumulated = self.accumulate(inner)
+            y = accumulated if terms[0].scale is None else accumulated * terms[0].scale.reshape(1, -1, 1, 1)
+        elif self.pad_value and any(self.padding):
+            # What a padded tap of +-1 is among several terms is nowhere defined; it is that of the whole value.
+            y = self.convolve(x, self.binarizer(self.weight))
+        else:
+            y = sum_of_products(inner, terms, self._product, (1, -1, 1, 1), self.operands)
+        return self.output.leave(y, x, self.box)
+
+    def _product(self, x: Tensor, signs: Tensor) -> Tensor:
+        with without_autocast(x):
+            return self.convolve(x.float(), signs.float())

@@ -88,7 +88,7 @@ class BinaryUnit(nn.Module):
             out: Tensor = self.conv(binary)
             return out
         # The same product as with a gated input, on a much smaller tensor; its sums are no integers, and not rounded.
-        return self.conv.convolve(binary, scale_channels(self.conv.binarizer(self.conv.weight), gate))
+        return self.conv.multiply(binary, scale_channels(self.conv.binarizer(self.conv.weight), gate))
 
 
 class PooledProjection(nn.Module):

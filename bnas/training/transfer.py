@@ -12,7 +12,7 @@ from bnas.training.updates import binary_layers
 def transfer(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> tuple[str, ...]:
     """Copy every tensor of equal name and shape into `target`; return the names left at their start values.
 
-    A scale that `target` learns and `source` does not have starts anew from the weight just copied: after a stage of
+    What `target`'s binarizers learn or follow and `source` does not have starts anew from the weight just copied: after a stage of
     real weights, mean |W| of the trained weight and not of the random one.
     """
     given = source.state_dict() if isinstance(source, nn.Module) else source
@@ -26,7 +26,7 @@ def transfer(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> tup
             left.append(name)
     for layer, _, weight, binarizer in binary_layers(target):
         prefix = f"{layer}." if layer else ""
-        learned = {f"{prefix}binarizer.{name}" for name, _ in binarizer.named_parameters()}
+        learned = {f"{prefix}binarizer.{name}" for name in binarizer.state_dict()}
         if f"{prefix}weight" in copied and learned and not learned & copied:
             binarizer.reset(weight)
             left = [name for name in left if name not in learned]

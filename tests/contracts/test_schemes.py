@@ -1,95 +1,262 @@
-"""What every scheme of the table must satisfy."""
+"""What every scheme of the table must satisfy, and every option of each."""
 
-import inspect
+import math
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from bnas.binary import SCHEMES, Binarizer, make_scheme
+from bnas.binary.anneal import annealed_parts, set_progress
+from bnas.binary.schemes import COMMON, packing, scheme_options
+from bnas.binary.terms import total
 from bnas.errors import BnasError
 from bnas.layers import BinaryConv2d, BinaryLinear, NormBinarize
+from bnas.layers.products import Operands
 
-SHAPES = {"conv": (6, 4, 3, 3), "grouped": (6, 2, 3, 3), "linear": (5, 7)}
+SHAPES = {"conv": (8, 8, 3, 3), "grouped": (8, 4, 3, 3), "linear": (5, 7)}
+# Most values that one filter, or one sample, may take under each scheme whose levels are not two.
+LEVELS = {"eedn": 3, "twn": 3, "wrpn": 3, "pact": 4, "abcnet": 32}
+LEVELS_OF_ACTIVATIONS = {
+    "dorefa": 4,
+    "pact": 4,
+    "wrpn": 4,
+    "hwgq": 4,
+    "lqnet": 4,
+    "rebnet": 4,
+    "horq": 4,
+    "least-squares": 4,
+}
+LEVELS_OF_ACTIVATIONS |= {"abcnet": 32}
 
 
-def weights(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, Binarizer]:
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    weight.view(-1)[0] = 0.0
-    return weight, make_scheme(name).weight(weight)
+def numbers(shape: tuple[int, ...], seed: int = 1) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    x.view(-1)[0] = 0.0
+    return x
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+def weights(name: str, shape: tuple[int, ...]) -> tuple[Tensor, Binarizer]:
+    scheme = make_scheme(name)
+    weight = numbers(scheme.weight_shape(shape))
+    return weight, scheme.weight(weight)
+
+
+def evaluated(binarizer: Binarizer, x: Tensor) -> Tensor:
+    """The value in evaluation, after one pass in training, so that whatever follows the data has moved."""
+    with torch.no_grad():
+        binarizer(x)
+        value: Tensor = binarizer.eval()(x)
+    return value
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_the_value_is_the_sum_of_its_terms_and_each_filter_has_one_magnitude(name: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", SCHEMES)
+def test_weights_are_the_sum_of_their_terms_and_take_few_values(name: str, shape: tuple[int, ...]) -> None:
     weight, binarizer = weights(name, shape)
-    value = binarizer(weight)
-    assert value.shape == weight.shape
-    if not binarizer.packs:
-        assert torch.equal(value, weight)
-        with pytest.raises(BnasError, match="no bits to pack"):
-            binarizer.terms(weight)
-        return
-    total = sum(t.sign_pm1 if t.scale is None else t.sign_pm1 * t.scale for t in binarizer.terms(weight))
-    assert torch.equal(value, total)
-    for term in binarizer.terms(weight):
-        assert set(term.sign_pm1.unique().tolist()) == {-1.0, 1.0}
-        assert term.sign_pm1.view(-1)[0] == 1.0  # sign(0) = +1
-    for one_filter in value:
-        assert len(one_filter.abs().unique()) == 1
+    value = evaluated(binarizer, weight)
+    assert value.shape == shape
+    check_terms(binarizer, weight, value)
+    if binarizer.binarizes:
+        assert max(len(one_filter.unique()) for one_filter in value) <= LEVELS.get(name, 2)
+        assert len(value.unique()) > 1
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_activations_are_plus_minus_one_with_sign_of_zero_positive(name: str) -> None:
+def test_activations_are_the_sum_of_their_terms_and_take_few_values(name: str) -> None:
+    x = numbers((3, 8, 4, 4))
+    binarizer = make_scheme(name).activation(8)
+    value = evaluated(binarizer, x)
+    assert value.shape == x.shape
+    check_terms(binarizer, x, value)
+    if binarizer.binarizes:
+        assert max(len(sample.unique()) for sample in value) <= LEVELS_OF_ACTIVATIONS.get(name, 2)
+        assert len(value.unique()) > 1
+
+
+def check_terms(binarizer: Binarizer, x: Tensor, value: Tensor) -> None:
+    if not binarizer.packing.terms:
+        with pytest.raises(BnasError, match="no bits to pack"):
+            binarizer.terms(x)
+        return
+    terms = binarizer.terms(x)
+    assert sum(not term.constant for term in terms) == binarizer.packing.terms
+    for term in terms:
+        assert set(term.sign_pm1.unique().tolist()) <= ({1.0} if term.constant else {-1.0, 1.0})
+        assert term.scale is None or torch.isfinite(term.scale).all()
+    if len(terms) == 1:
+        assert torch.equal(value, total(terms))
+    torch.testing.assert_close(value, total(terms), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_sign_of_zero_is_plus_wherever_a_sign_is_compared(name: str) -> None:
     x = torch.tensor([[-1.5, -0.0, 0.0, 0.3, 2.0]]).view(1, 5, 1, 1)
     binarizer = make_scheme(name).activation(5)
-    expected = torch.tensor([-1.0, 1, 1, 1, 1]) if binarizer.packs else x.view(-1)
-    assert torch.equal(binarizer(x).view(-1), expected)
+    if binarizer.compares:
+        assert binarizer.eval()(x).flatten().tolist() == [-1.0, 1, 1, 1, 1]
+    weight = torch.tensor([[-1.5, -0.0, 0.0, 1.5]])
+    signs = make_scheme(name).weight(weight)
+    if signs.packs and name != "recu":
+        assert signs.terms(weight)[0].sign_pm1.flatten().tolist() == [-1.0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_bfloat16_and_state_dict_round_trip(name: str) -> None:
-    weight, binarizer = weights(name, (6, 4, 3, 3), torch.bfloat16)
+    weight, binarizer = weights(name, SHAPES["conv"])
+    set_progress(binarizer, 0.25)
+    binarizer(weight)
+    weight = weight.to(torch.bfloat16)
     value = binarizer.to(torch.bfloat16)(weight)
     assert value.dtype == torch.bfloat16
     other = make_scheme(name).weight(torch.ones_like(weight)).to(torch.bfloat16)
+    set_progress(other, 0.75)
     other.load_state_dict(binarizer.state_dict())
-    assert torch.equal(other(weight), value)
+    assert torch.equal(other.eval()(weight), binarizer.eval()(weight))
+    assert [part.share for part in annealed_parts(other)] == [part.share for part in annealed_parts(binarizer)]
+    assert all(part.share.dtype == torch.float64 for part in annealed_parts(binarizer))
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_training_step_reaches_the_latent_weights_of_every_layer_kind(name: str) -> None:
+def test_a_training_step_reaches_every_parameter_and_evaluation_is_the_product_of_the_values(name: str) -> None:
     scheme = make_scheme(name)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(8, 4, 5, 5, generator=generator, requires_grad=True)
-    norm, conv, linear = NormBinarize(4, scheme), BinaryConv2d(4, 6, 3, scheme, groups=2), BinaryLinear(6, 3, scheme)
-    linear(conv(norm(x)).mean((2, 3)).tanh()).square().sum().backward()
-    for tensor in (x, conv.weight, linear.weight):
-        assert tensor.grad is not None
-        assert tensor.grad.abs().max() > 0
+    torch.manual_seed(0)
+    x = numbers((8, 8, 5, 5)).requires_grad_()
+    norm, conv, linear = NormBinarize(8, scheme), BinaryConv2d(8, 8, 3, scheme, groups=2), BinaryLinear(8, 3, scheme)
+    parts = torch.nn.ModuleList([norm, conv, linear])
+    linear(norm(conv(norm(x))).mean((2, 3))).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+    for parameter_name, parameter in parts.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+    for layer in (conv, linear):
+        assert layer.weight.grad.abs().max() > 0
+    parts.eval()
+    with torch.no_grad():
+        binary = norm(x)
+        expected = conv.multiply(binary, conv.binarizer(conv.weight))
+        torch.testing.assert_close(conv(binary), expected, rtol=1e-5, atol=1e-4)
 
 
-OPTIONS = [(name, option) for name in SCHEMES for option in inspect.signature(SCHEMES[name]).parameters]
-VALUES = {
+@pytest.mark.parametrize("name", SCHEMES)
+def test_evaluation_multiplies_signs_by_signs_wherever_the_scheme_says_that_it_packs(name: str) -> None:
+    scheme = make_scheme(name)
+    norm, conv = NormBinarize(8, scheme), BinaryConv2d(8, 8, 3, scheme, padding=1)
+    x = numbers((2, 8, 5, 5))
+    with torch.no_grad():
+        norm(x)
+        conv(norm(x))
+    norm.eval(), conv.eval()
+    seen: list[tuple[Tensor, Tensor]] = []
+    convolve = conv.convolve
+
+    def watched(x: Tensor, weight: Tensor) -> Tensor:
+        seen.append((x, weight))
+        return convolve(x, weight)
+
+    conv.convolve = watched  # type: ignore[method-assign]
+    conv(norm(x))
+    found = packing(scheme)
+    if found.products == 0:
+        assert conv.operands is Operands.REAL
+        return
+    terms = conv.binarizer.terms(conv.weight), norm.binarizer.terms(norm.norm(x))
+    assert len(seen) == len(terms[0]) * len(terms[1])
+    assert found.products == math.prod(sum(not term.constant for term in side) for side in terms)
+    assert all(set(operand.unique().tolist()) <= {-1.0, 1.0} for pair in seen for operand in pair)
+    assert conv.exact == (found.text == "one XNOR product")
+
+
+# Each option's values; at least two of them must differ in what the test below looks at.
+VALUES: dict[str, tuple[object, ...]] = {
     "strict": (True, False),
     "weight_gradient": ("exact", "trainer", "bypass", "detached", "paper", "identity", "box"),
+    "centre": (True, False),
+    "scale_start": ("mean_abs", "one"),
+    "input_scale": ("none", "map", "sample", "position", "average"),
+    "window": (1.0, 1.3),
+    "gamma": ("channel", "full"),
+    "nu_start": (1.0, 2.0),
+    "nu_end": (10.0, 100.0),
+    "t_start": (0.1, 0.5),
+    "t_end": (10.0, 20.0),
+    "beta": (5.0, 2.0),
+    "scale": ("none", "filter"),
+    "activation": ("paper", "code", "relu", "none"),
+    "tau_start": (0.6, 0.85),
+    "tau_end": (0.9, 0.99),
+    "order_end": (2.0, 3.0),
+    "terms_start": (2, 9),
+    "terms_end": (9, 18),
+    "orientations": (4, 8),
+    "coding": ("sign", "stochastic"),
+    "magnitude": ("one", "glorot"),
+    "over": ("layer", "filter"),
+    "weight_bits": (1, 2),
+    "activation_bits": (1, 2),
+    "gradient_bits": (0, 2),
+    "maximum": ("detached", "through"),
+    "clip_start": (1.0, 8.0),
+    "sharpness": (0.1, 0.2),
+    "levels": (1, 2, "uniform", "nonuniform"),
+    "ridge": (0.0, 0.5),
+    "weight_bases": (1, 3),
+    "activation_bases": (1, 3),
+    "order": (1, 2),
+    "weights": ("ls-1", "ls-2"),
+    "activations": ("ls-1", "ls-2"),
+    "clip": (0.5, 2.0),
+    "stochastic": ("none", "both", "weights"),
 }
-VALUES |= {"centre": (True, False), "scale_start": ("mean_abs", "one")}
+# What a value needs beside it to show.
+BESIDE = {"maximum": {"weight_bits": 2}}
+OPTIONS = [(name, option) for name in SCHEMES for option in scheme_options(name)]
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=["-".join(o) for o in OPTIONS])
 def test_every_option_changes_something(name: str, option: str) -> None:
-    """Two values of each option give another value or another gradient, of weights or of activations."""
+    """Two values of each option give another value or another gradient, at the start, midway, or in evaluation."""
     seen = set()
+    refused = []
     for value in VALUES[option]:
         try:
-            scheme = make_scheme(name, {option: value})
-        except BnasError:
-            continue
-        x = torch.tensor([[-1.0, 0.5, 1.0, 2.0], [0.3, -0.4, 1.0, -1.0]]).view(2, 4, 1, 1).requires_grad_()
-        both = scheme.weight(x.detach())(x), scheme.activation(4)(x)
-        grads = [torch.autograd.grad(y, x, torch.arange(8.0).view_as(x)) for y in both]
-        seen.add(str([y.tolist() for y in both] + [g[0].tolist() for g in grads]))
-    assert len(seen) >= 2
+            seen.add(figures(name, {option: value, **BESIDE.get(option, {})}))
+        except BnasError as error:
+            refused.append(str(error))
+    if option in COMMON and len(seen) == 1:
+        assert any("sign" in message for message in refused)
+    else:
+        assert len(seen) >= 2
+
+
+def figures(name: str, options: dict[str, object]) -> str:
+    scheme = make_scheme(name, options)
+    torch.manual_seed(0)
+    norm, conv = NormBinarize(8, scheme), BinaryConv2d(8, 8, 3, scheme)
+    layers = torch.nn.ModuleList([norm, conv])
+    values = []
+    with torch.no_grad():
+        for learned in layers.parameters():
+            if not is_lazy(learned):
+                learned.mul_(0.9).add_(0.05)
+        conv.weight.copy_(0.6 * numbers(tuple(conv.weight.shape)))
+        conv.binarizer.reset(conv.weight)
+        conv.weight.view(-1)[:5] = torch.tensor([-1.0, 1.0, 1.2, -1.3, 0.0])
+    x = numbers((2, 8, 4, 4))
+    x.view(-1)[:6] = torch.tensor([-1.0, 1.0, 1.2, -1.3, 0.0, 9.0])
+    for share in (0.0, 0.6):
+        set_progress(layers, share)
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(1)
+        binary = norm.binarizer(leaf)
+        y = conv(binary)
+        y.backward(torch.arange(y.numel()).view_as(y).float().sin())
+        grads = [parameter.grad for parameter in layers.parameters() if parameter.grad is not None]
+        values += [binary, y, leaf.grad, *grads]
+    values.append(conv.eval()(norm.binarizer.eval()(x)))
+    return str([tensor.detach().double().sum().item() for tensor in values])
 
 
 def test_unknown_names_and_wrong_types_have_messages() -> None:
@@ -99,9 +266,68 @@ def test_unknown_names_and_wrong_types_have_messages() -> None:
         make_scheme("xnor", {"center": True})
     with pytest.raises(BnasError, match="option centre takes a bool, got 'yes'"):
         make_scheme("xnor", {"centre": "yes"})
-    with pytest.raises(BnasError, match="no weight_gradient of scheme xnor named 'chain'"):
-        make_scheme("xnor", {"weight_gradient": "chain"})
-    with pytest.raises(BnasError, match="no weight_gradient of scheme bireal named 'paper'"):
-        make_scheme("bireal", {"weight_gradient": "paper"})
+
+
+BAD = [
+    ("xnor", {"weight_gradient": "chain"}, "no weight_gradient of scheme xnor named 'chain'"),
+    ("xnor", {"input_scale": "k"}, "no input_scale of scheme xnor named 'k'"),
+    ("bireal", {"weight_gradient": "paper"}, "no weight_gradient of scheme bireal named 'paper'"),
+    ("dorefa", {"weight_bits": 0}, "weight_bits of scheme dorefa is 0; it must be an integer at least 1 and at most 8"),
+    ("dorefa", {"activation_bits": 9}, "activation_bits of scheme dorefa is 9"),
+    ("dorefa", {"gradient_bits": 17}, "gradient_bits of scheme dorefa is 17"),
+    ("wrpn", {"weight_bits": 9}, "weight_bits of scheme wrpn is 9"),
+    ("lqnet", {"ridge": -1}, "ridge of scheme lqnet is -1"),
+    ("twn", {"over": "sample"}, "no over of scheme twn named 'sample'"),
+    ("twn", {"activation": "prelu"}, "no activation of scheme twn named 'prelu'.*Did you mean 'relu'"),
+    ("hwgq", {"levels": "even"}, "no levels of scheme hwgq named 'even'"),
+    ("least-squares", {"weights": "ls2"}, "no weights of scheme least-squares named 'ls2'.*Did you mean 'ls-2'"),
+    ("xnor-plus-plus", {"gamma": "row"}, "no gamma of scheme xnor-plus-plus named 'row'"),
+    ("cbcn", {"orientations": 3}, "orientations of scheme cbcn are 4 or 8, got 3"),
+    ("irnet", {"t_start": 11.0}, "t_end of scheme irnet is 10.0; it must be a finite number at least 11"),
+    ("recu", {"tau_start": 0.4}, "tau_start of scheme recu is 0.4"),
+    ("dsq", {"sharpness": 0.5}, "sharpness of scheme dsq is 0.5"),
+    ("bnn", {"stochastic": "yes"}, "no stochastic coding named 'yes'"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), BAD)
+def test_bad_options_have_messages(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(BnasError, match=message):
+        make_scheme(name, options)
+
+
+def test_a_start_is_looked_at_with_its_weight_and_signs_with_their_binarizer() -> None:
     with pytest.raises(BnasError, match="no start of a learned scale named 'two'"):
         make_scheme("bats", {"scale_start": "two"}).weight(torch.ones(2, 2))
+    with pytest.raises(BnasError, match="stochastic weights: the weights' binarizer: its code is ternary"):
+        make_scheme("twn", {"stochastic": "weights"}).weight(torch.ones(2, 2))
+    with pytest.raises(BnasError, match="the activations' binarizer: it is real-valued"):
+        make_scheme("twn", {"stochastic": "activations"}).activation(2)
+
+
+def test_a_layer_that_a_scheme_cannot_take_is_named() -> None:
+    scheme = make_scheme("cbcn")
+    with pytest.raises(
+        BnasError, match=r"a convolution from 6 to 8 channels: scheme cbcn makes 4 orientations.*found 8 and 6"
+    ):
+        BinaryConv2d(6, 8, 3, scheme)
+    with pytest.raises(BnasError, match="turns only square kernels, found"):
+        BinaryConv2d(8, 8, (1, 3), scheme)
+    with pytest.raises(BnasError, match="turns only 3 x 3 kernels"):
+        BinaryConv2d(8, 8, 5, make_scheme("cbcn", {"orientations": 8}))
+    assert BinaryConv2d(6, 5, 1, scheme).weight.shape == (5, 6, 1, 1)
+    linear = BinaryLinear(4, 4, make_scheme("xnor-plus-plus", {"gamma": "full"}))
+    with pytest.raises(BnasError, match="gamma 'full' of scheme xnor-plus-plus needs a map"):
+        linear(torch.ones(1, 4))
+    conv = BinaryConv2d(4, 4, 1, make_scheme("xnor-plus-plus", {"gamma": "full"}))
+    conv(torch.ones(1, 4, 3, 3))
+    with pytest.raises(
+        BnasError, match=r"made for another size of map: it has full \(4, 3, 3\), and this input gives 2 x 2"
+    ):
+        conv(torch.ones(1, 4, 2, 2))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_first_line_of_a_scheme_says_what_it_is_and_where_from(name: str) -> None:
+    first = (SCHEMES[name].__doc__ or "").splitlines()[0]
+    assert name in ("real", "binary-activations", "binary-weights") or "20" in first.split("(")[1].split(")")[0]
