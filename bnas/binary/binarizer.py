@@ -107,7 +107,7 @@ class Binarizer(nn.Module):
 
     def gradient_text(self) -> str:
         """What replaces the derivative of the code, as a formula of u."""
-        return self.estimator.formula
+        return f"{self.estimator.formula}; {self.scale.note}" if self.scale.note else self.estimator.formula
 
 
 class Real(Binarizer):

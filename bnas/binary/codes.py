@@ -170,7 +170,8 @@ class Hysteresis(nn.Module):
     def __init__(self, like: Tensor, centre: float = 0.5, width: float = 0.1) -> None:
         super().__init__()
         self.centre, self.width = centre, width
-        self.register_buffer("last", torch.zeros_like(like, requires_grad=False))
+        # Whole numbers, so that a moving average of the network copies them.
+        self.register_buffer("last", torch.zeros(like.shape, dtype=torch.int8))
 
     def forward(self, u: Tensor) -> Tensor:
         size = u.abs()

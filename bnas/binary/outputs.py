@@ -136,15 +136,17 @@ class Gamma(Output):
 
 def materialize(model: nn.Module, images: Tensor) -> None:
     """Run images [N, C, H, W] through a model whose parameters wait for the size of a map; else do nothing."""
-    if not any(is_lazy(parameter) for parameter in model.parameters()):
+    if waiting(model) is None:
         return
     training = model.training
     with torch.no_grad():
         model.eval()(images)
     model.train(training)
-    waiting = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
-    if waiting:
-        raise BnasError(f"{waiting[0]} is tied to the size of a map, and no map came: its layer does not run by itself")
+
+
+def waiting(model: nn.Module) -> str | None:
+    """The name of the first parameter of a model that still waits for the size of a map."""
+    return next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
 
 
 class GradientQuantizer(Output):

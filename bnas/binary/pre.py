@@ -229,10 +229,11 @@ class Revive(Annealed):
 
 
 class Rotate:
-    """u: each learned filter [o, i, M, kh, kw] in M orientations, [o M, i M, kh, kw] (CBCN, Liu et al. 2019).
+    """u: each learned filter [o, i M, kh, kw], with a plane for each of M orientations, becomes M, [o M, i M, kh, kw].
 
-    Output m of filter o reads, for input i and orientation n, the plane (n - m) mod M turned by m steps. M = 4 turns by
-    90 degrees, M = 8 by 45 (the ring of a 3 x 3 kernel moves by one). Autograd turns the gradients back and adds them.
+    CBCN (Liu et al. 2019): output m of filter o reads, for input i and orientation n, the plane (n - m) mod M turned by m
+    steps. M = 4 turns by 90 degrees, M = 8 by 45 (the ring of a 3 x 3 kernel moves by one). Autograd turns the gradients
+    back and adds them. Kernels of one tap, and matrices, stay as they are.
     """
 
     formula = "M rotations of x"
@@ -241,12 +242,15 @@ class Rotate:
         self.orientations = orientations
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.dim() < 5:
+        if x.dim() < 4 or x.shape[-2:].numel() == 1:
             return x
         m = self.orientations
-        planes = [torch.stack([turned(x[:, :, (n - turn) % m], turn, m) for n in range(m)], dim=2) for turn in range(m)]
-        o, i, _, kh, kw = x.shape
-        return torch.stack(planes, dim=1).reshape(o * m, i * m, kh, kw)
+        o, inputs, kh, kw = x.shape
+        planes = x.reshape(o, inputs // m, m, kh, kw)
+        filters = [
+            torch.stack([turned(planes[:, :, (n - turn) % m], turn, m) for n in range(m)], dim=2) for turn in range(m)
+        ]
+        return torch.stack(filters, dim=1).reshape(o * m, inputs, kh, kw)
 
 
 # Positions of a 3 x 3 kernel around its centre, clockwise from the top left.

@@ -44,6 +44,8 @@ class Scale(nn.Module):
     of_pre: ClassVar[bool] = False
 
     added: str = ""
+    # Of the gradient, where it is not the chain rule.
+    note: str = ""
 
     @property
     def formula(self) -> str:
@@ -77,10 +79,19 @@ class MeanAbs(Scale):
 
     GRADIENTS: ClassVar[tuple[str, ...]] = ("exact", "detached", "bypass", "paper", "trainer")
 
+    NOTES: ClassVar[Mapping[str, str]] = {
+        "exact": "",
+        "detached": "the scale a constant",
+        "bypass": "passing the scale by",
+        "paper": "g (1/n + scale *) as printed",
+        "trainer": "n (1 - 1/I) g (1/n + scale *)",
+    }
+
     def __init__(self, gradient: str = "exact", over: str = "filter") -> None:
         super().__init__()
         check_choice("gradient of a mean-abs scale", gradient, self.GRADIENTS)
         self.gradient, self.over = gradient, over
+        self.note = self.NOTES[gradient]
 
     @property
     def formula(self) -> str:
@@ -109,6 +120,7 @@ class Fitted(Scale):
 
     def __init__(self, code: Callable[[Tensor], Tensor], over: str) -> None:
         super().__init__()
+        self.note = "passing the scale by"
         self.code, self.over = code, over
 
     @property
@@ -144,6 +156,7 @@ class Constant(Scale):
 
     def __init__(self, number: float) -> None:
         super().__init__()
+        self.note = "passing the scale by"
         self.number = number
 
     @property

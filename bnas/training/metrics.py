@@ -112,6 +112,8 @@ def sign_flips(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> flo
 def share_of_plus_one(model: nn.Module, images: Tensor, forward: Forward | None = None) -> dict[str, float]:
     """Share of +1 in the output of each `NormBinarize` of the model that ran, by module name, in evaluation mode.
 
+    Only of those whose output is one sign.
+
     images: [N, C, H, W]. `forward` where the model needs more than images. A layer far from 0.5 carries little.
     """
     shares: dict[str, Tensor] = {}
@@ -125,7 +127,7 @@ def share_of_plus_one(model: nn.Module, images: Tensor, forward: Forward | None 
     handles = [
         module.register_forward_hook(watch(name))
         for name, module in model.named_modules()
-        if isinstance(module, NormBinarize) and module.binarizer.binarizes
+        if isinstance(module, NormBinarize) and module.binarizer.compares
     ]
     try:
         with evaluating(model):

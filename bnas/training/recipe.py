@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bnas.errors import BnasError, check_choice
 from bnas.options import check_number, option
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd", "bop")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -17,7 +17,12 @@ class Recipe:
     All schedules run over the whole training and are functions of the step (`schedules.py`).
     """
 
-    optimizer: str = option("adam", "adam, or sgd with momentum", "paper", choices=OPTIMIZERS)
+    optimizer: str = option(
+        "adam",
+        "adam, sgd with momentum, or bop: flips for binary weights, adam for the rest",
+        "paper",
+        choices=OPTIMIZERS,
+    )
     learning_rate: float = option(1e-3, "highest learning rate: where the schedule starts after the warm-up", "paper")
     learning_rate_end: float = option(0.0, "learning rate that the cosine arrives at", "ours")
     schedule: str = option(
@@ -26,6 +31,10 @@ class Recipe:
     warmup_fraction: float = option(0.0, "share of all steps in which the learning rate rises linearly from 0", "ours")
     momentum: float = option(0.9, "momentum of sgd; adam does not read it", "code")
     betas: tuple[float, float] = option((0.9, 0.999), "decay of adam's two averages; sgd does not read them", "ours")
+    bop_gamma: float = option(
+        1e-4, "share of each new gradient in bop's average; follows the learning rate's schedule", "code"
+    )
+    bop_threshold: float = option(1e-8, "size of bop's average from which a weight flips", "code")
     weight_decay: float = option(0.0, "L2 penalty on real-valued weights; norms, biases and scales have none", "paper")
     latent_weight_decay: float = option(
         0.0, "L2 penalty on the latent weights of binary layers; a pull towards 0 makes their signs flicker", "paper"
@@ -58,6 +67,14 @@ class Recipe:
             check_number(f"recipe.{name}", getattr(self, name), at_least=0, below=1)
         for name in ("weight_decay", "latent_weight_decay", "grad_clip", "auxiliary_weight"):
             check_number(f"recipe.{name}", getattr(self, name), at_least=0)
+        check_number("recipe.bop_gamma", self.bop_gamma, above=0, at_most=1)
+        check_number("recipe.bop_threshold", self.bop_threshold, above=0)
+        if self.optimizer == "bop" and self.latent_weight_decay:
+            raise BnasError("recipe.latent_weight_decay has nothing to decay under optimizer bop: set it to 0")
+        if self.optimizer == "bop" and self.precision == "float16":
+            raise BnasError(
+                "optimizer bop compares gradients with a threshold, which loss scaling moves: take bfloat16"
+            )
         if not isinstance(self.betas, tuple) or len(self.betas) != 2:
             raise BnasError(f"recipe.betas is {self.betas!r}; it must be two numbers, such as (0.9, 0.999)")
         for index, beta in enumerate(self.betas):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas import seeding
+from bnas.binary.outputs import materialize
 from bnas.data import Augmentation, Batches, ImageSet, Normalization
 from bnas.errors import BnasError, check_choice
 from bnas.nonfinite import NonFiniteLoss
@@ -189,6 +190,7 @@ class Retraining:
         stage = self.stages[index]
         with seeding.borrowed(self._seed, "init", index):
             model = self._build(stage.scheme, stage.scheme_options)
+            materialize(model, torch.zeros(1, *self._train.shape))
         if start is not None:
             left = transfer(start, model)
             if all(name in left for name, _ in model.named_parameters()):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bnas import seeding
+from bnas.binary.anneal import annealed_parts
+from bnas.binary.outputs import waiting
 from bnas.errors import BnasError
 from bnas.nonfinite import NonFiniteLoss
 from bnas.training import schedules
@@ -17,7 +19,7 @@ from bnas.training.losses import ExtraLoss, main_logits, total_loss
 from bnas.training.metrics import Forward
 from bnas.training.recipe import Recipe
 from bnas.training.source import BatchSource
-from bnas.training.updates import clip_to_windows, latent_weights, make_optimizer
+from bnas.training.updates import clip_to_windows, latent_weights, make_optimizer, not_finite
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,6 +53,10 @@ class Trainer:
         self._set_drop_path = getattr(model, "set_drop_path", None)
         if recipe.drop_path and self._set_drop_path is None:
             raise BnasError(f"recipe.drop_path is {recipe.drop_path}, but this network has no paths to drop; set 0")
+        if (name := waiting(model)) is not None:
+            raise BnasError(
+                f"{name} is tied to one size of map, which a super-network does not know: take gamma 'channel'"
+            )
         # The layout of the batches (see `bnas.data.images.normalize`); torch's stubs do not know the argument.
         move: Any = model.to
         self.model: nn.Module = move(device=self.device, memory_format=torch.channels_last)
@@ -63,8 +69,12 @@ class Trainer:
         self._before_step = before_step
         self._forward: Forward = model if forward is None else forward
         self._optimizer = make_optimizer(model, recipe)
+        # Bop's weights are -1 or +1 and never beyond a window.
+        self._clips = recipe.optimizer != "bop"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._latents = latent_weights(model)
+        self._annealed = annealed_parts(model)
+        self._checked = False
         self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema_decay else None
         self._stateful = [loss for loss in self.extra_losses if isinstance(loss, LossModule)]
         for loss in self._stateful:
@@ -102,12 +112,16 @@ class Trainer:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         samples = 0
         self.model.train()
+        if not self._checked:
+            self._check_weights()
         for index in range(count):
             with seeding.borrowed(self._seed, self._purpose, "step", self.step):
                 if self._set_drop_path is not None:
                     self._set_drop_path(schedules.drop_path(self.recipe, self.step, self.total_steps))
                 if self._before_step is not None:
                     self._before_step(self.step)
+                for part in self._annealed:
+                    part.set_progress(schedules.progress(self.step, self.total_steps))
                 images, labels = self.batches.batch(self.step)
                 loss, logits = self._loss(images, labels)
                 losses[index] = loss.detach()
@@ -118,6 +132,7 @@ class Trainer:
             samples += len(labels)
             self.step += 1
         self._check_finite(losses, self.step - count)
+        self._check_weights()
         figures = {
             "loss": losses.double().mean().item(),
             "accuracy": int(correct) / samples,
@@ -152,6 +167,7 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state of a trainer with the same network and recipe; the given tensors are not kept."""
         self.step = state["step"]
+        self._checked = False
         self.model.load_state_dict(state["model"])
         # The optimizer takes over the tensors that it is given, so it gets copies.
         self._optimizer.load_state_dict(_on_cpu(state["optimizer"]))
@@ -193,10 +209,17 @@ class Trainer:
             norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip))
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        clip_to_windows(self._latents)
+        if self._clips:
+            clip_to_windows(self._latents)
         if self._average is not None:
             _average_into(self._average, self.model, min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step)))
         return norms
+
+    def _check_weights(self) -> None:
+        """Once a slice: a sign of NaN is a sign, so that the loss of a lost weight may look sound."""
+        self._checked = True
+        if (name := not_finite(self._latents)) is not None:
+            raise NonFiniteLoss(self.step, f"the weight {name} is not a finite number where it is binarized")
 
     def _check_finite(self, losses: Tensor, first_step: int) -> None:
         bad = (~torch.isfinite(losses)).nonzero()

@@ -12,8 +12,8 @@ from bnas.training.updates import binary_layers
 def transfer(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> tuple[str, ...]:
     """Copy every tensor of equal name and shape into `target`; return the names left at their start values.
 
-    What `target`'s binarizers learn or follow and `source` does not have starts anew from the weight just copied: after a stage of
-    real weights, mean |W| of the trained weight and not of the random one.
+    What a binarizer of `target` learns or follows and `source` does not have starts anew from the weight just copied:
+    after a stage of real weights, mean |W| of the trained weight and not of the random one.
     """
     given = source.state_dict() if isinstance(source, nn.Module) else source
     left = []

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 from bnas.binary import Binarizer
+from bnas.binary.pre import keeps_sign
+from bnas.errors import BnasError
+from bnas.training.bop import Bop
 from bnas.training.recipe import Recipe
 
 # Modules whose `weight` is a slope or a gain per channel, not a matrix.
@@ -83,7 +86,7 @@ def parameter_groups(model: nn.Module) -> Groups:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam or SGD over the groups "latent", "decayed" and "plain" (empty ones left out).
+    """Adam, SGD or Bop over the groups "latent", "decayed" and "plain" (empty ones left out).
 
     Weight decay is the L2 form that the papers' code uses. The fused form is taken where there is one: a cell network
     has hundreds of small parameters, and on CUDA it keeps the loss scaler from waiting for the device in every step.
@@ -106,7 +109,35 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             for weight in (weight for group in sgd.param_groups for weight in group["params"]):
                 sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
         return sgd
+    if recipe.optimizer == "bop":
+        check_flippable(latent_weights(model))
+        return Bop(settings, recipe, fused=fused)
     return torch.optim.Adam(settings, lr=recipe.learning_rate, betas=recipe.betas, fused=fused)
+
+
+def check_flippable(latents: Sequence[Latent]) -> None:
+    """`BnasError` unless each weight is binarized by its sign alone, with a gradient at -1 and +1, which stay themselves."""
+    for entry in latents:
+        if not (entry.binarizer.packs and keeps_sign(entry.binarizer.pre)):
+            raise BnasError(
+                f"optimizer bop flips weights of -1 and +1, and {entry.name} is binarized as "
+                f"{entry.binarizer.value_text()}; take a scheme of signs, such as bnn, or another optimizer"
+            )
+        if not entry.binarizer.estimator.derivative(torch.ones(1)).item():
+            raise BnasError(
+                f"optimizer bop flips weights of -1 and +1, where {entry.name} has no gradient: "
+                f"{entry.binarizer.gradient_text()}; take scheme bnn, or a window that holds 1 (strict: false)"
+            )
+
+
+def not_finite(latents: Sequence[Latent]) -> str | None:
+    """The name of the first latent weight that holds NaN or an infinity; None where all are finite."""
+    if not latents:
+        return None
+    # NaN is carried along by a maximum. One look at the device for all of them.
+    largest = torch.stack([entry.weight.detach().abs().amax().float() for entry in latents])
+    bad = (~torch.isfinite(largest)).nonzero()
+    return latents[int(bad[0])].name if len(bad) else None
 
 
 @lru_cache(maxsize=256)

@@ -11,11 +11,11 @@ import typer
 
 import bnas
 from bnas.errors import BnasError
-from experiments.cli import bench, chain, look, search, study
+from experiments.cli import bench, chain, look, methods, search, study
 from experiments.cli.application import app
 from experiments.console import fail
 
-__all__ = ["app", "bench", "chain", "look", "main", "search", "study"]
+__all__ = ["app", "bench", "chain", "look", "main", "methods", "search", "study"]
 
 WRONG_INPUT = 2
 BUG = 70

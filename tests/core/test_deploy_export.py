@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnas.binary.binarizer import Binarizer, BitTerm
+from bnas.binary.outputs import InputMap
 from bnas.binary.schemes import Scheme, make_scheme
 from bnas.deploy import shapes
 from bnas.deploy.ir import Program
@@ -252,8 +253,16 @@ def binary(scheme, activations=BITS):
     [
         (binary(REAL, REAL), r"layer 'body.0' \(NormBinarize\): its activations are real-valued: retrain"),
         (
-            binary(BITS, Scheme(BITS.weight, lambda c: Ternary())),
-            r"'body.0' \(NormBinarize\): its activations take more",
+            binary(BITS, make_scheme("rebnet")),
+            r"'body.0' \(NormBinarize\): its activations are not one sign.*: sum of 2 m_l sign",
+        ),
+        (
+            binary(make_scheme("twn"), BITS),
+            r"'body.1' \(BinaryConv2d\): its weights are not one sign times a scale.*: a of least squares ternary",
+        ),
+        (
+            binary(Scheme(BITS.weight, BITS.activation, lambda c: InputMap()), BITS),
+            r"'body.1' \(BinaryConv2d\): it does not pack: its input scale K is a map of real numbers",
         ),
         (BinaryConv2d(3, 4, 1, BITS), r"layer 'body' \(BinaryConv2d\): its input is real-valued"),
         (

@@ -53,7 +53,7 @@ def test_the_defaults_are_those_of_the_paper():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("optimizer", "adm", "no recipe.optimizer named 'adm'; there are: adam, sgd. Did you mean 'adam'?"),
+        ("optimizer", "adm", "no recipe.optimizer named 'adm'; there are: adam, sgd, bop. Did you mean 'adam'?"),
         ("schedule", "cosin", "no recipe.schedule named 'cosin'; there are: cosine, constant. Did you mean 'cosine'?"),
         ("precision", "fp16", "no recipe.precision named 'fp16'; there are: float32, bfloat16, float16."),
         ("learning_rate", 0.0, "recipe.learning_rate is 0.0; it must be a finite number above 0"),

@@ -266,7 +266,7 @@ def cbcn(orientations: int = 4) -> Scheme:
                 f"scheme cbcn makes {orientations} orientations of each filter: filters and input channels a group must "
                 f"be multiples of {orientations}, found {filters} and {inputs}"
             )
-        return (filters // orientations, inputs // orientations, orientations, *kernel)
+        return (filters // orientations, inputs, *kernel)
 
     return Scheme(
         lambda weight: Binarizer(Polynomial(), pre=Rotate(orientations), scale=MeanAbs("exact", over="layer")),
