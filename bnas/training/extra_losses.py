@@ -51,8 +51,9 @@ class KernelLoss(LossModule):
         total = torch.zeros((), device=logits.device)
         for entry in latent_weights(model):
             binary = torch.zeros_like(entry.weight)
-            for sign, scale in entry.binarizer.terms(entry.weight):
-                binary = binary + (sign.detach() if scale is None else sign.detach() * scale)
+            for term in entry.binarizer.terms(entry.weight):
+                sign = term.sign_pm1.detach()
+                binary = binary + (sign if term.scale is None else sign * term.scale)
             total = total + (entry.weight - binary).square().flatten(1).mean(dim=1).sum()
         return self._weight * total
 
