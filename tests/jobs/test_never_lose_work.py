@@ -86,10 +86,10 @@ def search_by_child_and_parent(images: Path) -> Work:
     return Work(("search", str(job)), "search", searched)
 
 
-def search_by_abandoning(images: Path) -> Work:
+def search_by_confidence_bounds(images: Path) -> Work:
     options = {"repeats": 1, "draws": "confidence_bounds", "warmup_epochs": 1, "draw_steps": 1, "round_steps": 1}
     job = tiny_chain.write_job(
-        images.parent / "abandoning.yaml", tiny_chain.content(images, strategy="abandon", options=options)
+        images.parent / "confidence_bounds.yaml", tiny_chain.content(images, strategy="abandon", options=options)
     )
     return Work(("search", str(job)), "search", searched)
 
@@ -113,7 +113,7 @@ WORKS = {
         search_by_evolution,
         search_by_halving,
         search_by_child_and_parent,
-        search_by_abandoning,
+        search_by_confidence_bounds,
         retraining_in_two_stages,
     )
 }
