@@ -3,6 +3,7 @@
 A task makes `rows` output rows of one image. A matrix product is a convolution of M x 1 images by 1 x 1 kernels.
 """
 
+import numpy as np
 from numba import get_thread_id, prange
 
 from bnas.kernels.cpu.jit import compiled
@@ -42,36 +43,47 @@ def compare_pixel(x, channels, thresholds, signs, flat, groups, group_channels, 
 
 
 @compiled()
-def fill(j, n, y0, rows, acts, flat, expand):  # type: ignore[no-untyped-def]
-    """The operands of output rows y0 .. y0 + rows at `acts`: the words of all pixels, what is outside filled in.
+def put_operand(word, to, expand):  # type: ignore[no-untyped-def]
+    """A word as the inner loop reads it. `expand`: each 4 bits as a byte that holds the offset of their table."""
+    if expand:
+        # Byte i holds bits 4 i .. 4 i + 3, times 16. What lies beyond the channels is overwritten by the next pixel.
+        spread = np.int64(word)
+        spread = (spread | (spread << 16)) & 0x0000FFFF0000FFFF
+        spread = (spread | (spread << 8)) & 0x00FF00FF00FF00FF
+        spread = (spread | (spread << 4)) & 0x0F0F0F0F0F0F0F0F
+        put_long(to, spread << 4)
+    else:
+        put_word(to, word)
 
-    `expand`: each 4 bits as a byte that holds the offset of their table; else the words themselves.
-    """
+
+@compiled()
+def fill(j, n, y0, rows, acts, flat, expand):  # type: ignore[no-untyped-def]
+    """The operands of output rows y0 .. y0 + rows at `acts`, a plane for each group, what is outside filled in."""
     here = flat + 4 * (j.channels // 32 + 2)
-    to = acts
+    to, step = acts, 8 if expand else 4
+    in_place = j.x_is_real and j.groups == 1
     for row in range((rows - 1) * j.stride_y + j.span_y):
         y = y0 * j.stride_y + row - j.top
         for column in range(j.in_width):
             x = column - j.left
             inside = 0 <= y < j.height and 0 <= x < j.width
             at = j.x + ((n * j.height + y) * j.width + x) * j.x_pixel
-            words = at
-            if not inside:
-                words = j.pad_words
-            elif j.x_is_real:
-                words = here
-                compare_pixel(at, j.channels, j.thresholds, j.signs, flat, j.groups, j.group_channels, j.words, here)
-            for g in range(j.groups):
+            if inside and in_place:
                 for w in range(j.words):
-                    word = word_at(words + 4 * (g * j.words + w))
-                    if expand:
-                        # Byte i holds bits 4 i .. 4 i + 3, times 16. What lies beyond the group is overwritten by the next.
-                        word = (word | (word << 16)) & 0x0000FFFF0000FFFF
-                        word = (word | (word << 8)) & 0x00FF00FF00FF00FF
-                        word = (word | (word << 4)) & 0x0F0F0F0F0F0F0F0F
-                        put_long(to + g * j.group_bytes + 8 * w, word << 4)
-                    else:
-                        put_word(to + g * j.group_bytes + 4 * w, word)
+                    word = compare_word(at + 128 * w, j.thresholds + 128 * w, j.signs + 128 * w, j.channels - 32 * w)
+                    put_operand(word, to + step * w, expand)
+            else:
+                words = at
+                if not inside:
+                    words = j.pad_words
+                elif j.x_is_real:
+                    words = here
+                    compare_pixel(
+                        at, j.channels, j.thresholds, j.signs, flat, j.groups, j.group_channels, j.words, here
+                    )
+                for g in range(j.groups):
+                    for w in range(j.words):
+                        put_operand(word_at(words + 4 * (g * j.words + w)), to + g * j.group_bytes + step * w, expand)
             to += j.pixel_bytes
 
 

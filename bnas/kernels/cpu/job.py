@@ -10,7 +10,7 @@ _FIELDS = (
     "out_height", "out_width", "stride_y", "stride_x", "top", "left", "span_y", "in_width", "pad_words",
     # Each task makes this many output rows; each thread has its own scratch memory: operands, counts, two rows.
     "rows", "scratch", "scratch_bytes", "counts_at", "row_at", "flat_at",
-    # Operands as the inner loop reads them: bytes a pixel and a group, then where a tile's pixels and segments are.
+    # Operands as the inner loop reads them: bytes of a pixel and of a plane (one group); a tile's pixels and segments.
     "pixel_bytes", "group_bytes", "pixels", "segments", "segment_count", "weights", "weight_group_bytes", "tables",
     "blocks", "lanes",
     # base - 2 counts are the sums; base depends on which taps lie outside the image: a class of rows and of columns.

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bnas.errors import BnasError
@@ -25,7 +26,7 @@ Array = NDArray[Any]
 # Below this many products a second thread costs more than it brings: about 30 us of work.
 PRODUCTS_FOR_THREADS = 6_000_000
 # Counts of one task: they stay in the second-level cache.
-COUNTS_BYTES = 96 * 1024
+COUNTS_BYTES = 160 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,7 @@ class BinaryLayer:
             values, signs = threshold.rows()
             put(x_is_real=1, thresholds=address(values), signs=address(signs))
         self._put_window(put, address, Ho, Wo)
-        rows = self._put_operands(put, address, Ho, Wo)
+        rows = self._put_operands(put, address, N, Ho, Wo)
         self._put_border(put, address, (H, W), (Ho, Wo))
         self._put_outputs(put, address, outputs, first, second)
         self._put_scratch(put, address, rows, Wo)
@@ -178,15 +179,16 @@ class BinaryLayer:
     def _in_width(self, Wo: int) -> int:
         return (Wo - 1) * self.stride[1] + self.dilation[1] * (self.kw - 1) + 1
 
-    def _put_operands(self, put: Callable[..., None], address: Callable[[Array], int], Ho: int, Wo: int) -> int:
+    def _put_operands(self, put: Callable[..., None], address: Callable[[Array], int], N: int, Ho: int, Wo: int) -> int:
         """Where the inner loop finds its operands; the number of rows that a task makes."""
         lanes = self.groups * self.blocks * LANES
         rows = max(1, min(Ho, COUNTS_BYTES // (4 * lanes * Wo)))
-        # Tasks of equal size.
+        # At least one task for each thread, and tasks of equal size.
+        rows = min(rows, -(-Ho * N // torch.get_num_threads()))
         rows = -(-Ho // -(-Ho // rows))
         steps = self.form.steps(self.group_channels)
-        group_bytes = steps * self.form.step_bytes
-        pixel, row = group_bytes * self.groups, group_bytes * self.groups * self._in_width(Wo)
+        pixel = steps * self.form.step_bytes
+        row = pixel * self._in_width(Wo)
         y, x = np.divmod(np.arange(rows * Wo + MOST_PIXELS), Wo)
         y, x = np.minimum(y, rows - 1), np.where(y < rows, x, Wo - 1)
         pixels = y * self.stride[0] * row + x * self.stride[1] * pixel
@@ -195,7 +197,7 @@ class BinaryLayer:
         put(
             rows=rows,
             pixel_bytes=pixel,
-            group_bytes=group_bytes,
+            group_bytes=self._plane_bytes(rows, Wo),
             pixels=address(pixels.astype(np.int64)),
             segments=address(segments),
             segment_count=len(segments),
@@ -210,7 +212,7 @@ class BinaryLayer:
     def _runs(self, row: int, pixel: int, steps: int) -> list[tuple[int, int]]:
         """(offset, steps) of the taps; those of one row of the kernel are one run where they lie together."""
         down, right = self.dilation
-        if right == 1 and self.groups == 1:
+        if right == 1:
             return [(ky * down * row, self.kw * steps) for ky in range(self.kh)]
         return [(ky * down * row + kx * right * pixel, steps) for ky in range(self.kh) for kx in range(self.kw)]
 
@@ -292,13 +294,15 @@ class BinaryLayer:
                 bits_signs=address(signs),
             )
 
+    def _plane_bytes(self, rows: int, Wo: int) -> int:
+        """Operands of one group for a task of that many rows; 8 more, as a word is written whole, wherever its group ends."""
+        in_rows = (rows - 1) * self.stride[0] + self.dilation[0] * (self.kh - 1) + 1
+        pixel = self.form.steps(self.group_channels) * self.form.step_bytes
+        return _whole(in_rows * self._in_width(Wo) * pixel + 8, 8)
+
     def _put_scratch(self, put: Callable[..., None], address: Callable[[Array], int], rows: int, Wo: int) -> None:
-        span_y = self.dilation[0] * (self.kh - 1) + 1
-        steps = self.form.steps(self.group_channels) * self.form.step_bytes
-        in_pixels = ((rows - 1) * self.stride[0] + span_y) * self._in_width(Wo)
         lanes = self.groups * self.blocks * LANES
-        # 8 bytes more: a word is written whole, wherever its group ends.
-        counts_at = _whole(in_pixels * steps * self.groups + 8, 64)
+        counts_at = _whole(self._plane_bytes(rows, Wo) * self.groups, 64)
         row_at = counts_at + 4 * lanes * (rows * Wo + MOST_PIXELS)
         flat_at = row_at + _whole(8 * (self.filters + LANES), 64)
         flat = 4 * (max(self.channels, self.filters) // 32 + 2 + self.groups * self.words)

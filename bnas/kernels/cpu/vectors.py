@@ -31,11 +31,34 @@ def _masked_load(b: Builder, address: Value, vector: ir.VectorType, mask: Value)
     )
 
 
-def _masked_store(b: Builder, value: Value, address: Value, mask: Value) -> None:
-    kind = ir.FunctionType(ir.VoidType(), [value.type, value.type.as_pointer(), I32, mask.type])
-    element = "f32" if value.type.element == F32 else "i32"
-    function = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.store.v{value.type.count}{element}.p0")
-    b.call(function, [value, pointer(b, address, value.type), I32(4), mask])
+def _load_first(b: Builder, address: Value, vector: ir.VectorType, count: Value) -> Value:
+    """The first `count` lanes from `address`, zeros behind them; reads no further."""
+    result = cgutils.alloca_once(b, vector)
+    with b.if_else(b.icmp_signed(">=", count, I64(vector.count))) as (all_of_them, some):
+        with all_of_them:
+            b.store(load(b, address, vector, 4), result)
+        with some:
+            b.store(_masked_load(b, address, vector, _first(b, count, vector.count)), result)
+    return b.load(result)
+
+
+def _store_first(b: Builder, value: Value, address: Value, count: Value) -> None:
+    """The first `count` lanes at `address`. One by one where there are fewer: masked stores are slow on many processors."""
+    lanes, element = value.type.count, value.type.element
+    with b.if_else(b.icmp_signed(">=", count, I64(lanes))) as (all_of_them, some):
+        with all_of_them:
+            b.store(value, pointer(b, address, value.type), align=4)
+        with some:
+            kept = cgutils.alloca_once_value(b, value)
+            first = b.ptrtoint(kept, I64)
+            with cgutils.for_range(b, count) as loop:
+                offset = b.mul(loop.index, I64(4))
+                b.store(load(b, b.add(first, offset), element, 4), pointer(b, b.add(address, offset), element), align=4)
+
+
+def _low_bits(b: Builder, count: Value) -> Value:
+    """A word of which the lowest `count` bits are set, for count < 32."""
+    return b.sub(b.shl(I32(1), b.trunc(count, I32)), I32(1))
 
 
 @intrinsic
@@ -48,20 +71,11 @@ def compare_word(typing_context, x, thresholds, signs, count):  # type: ignore[n
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         x, thresholds, signs, count = arguments
         floats, ints = ir.VectorType(F32, WORD), ir.VectorType(I32, WORD)
-        result = cgutils.alloca_once(b, I32)
-
-        def compare(values):  # type: ignore[no-untyped-def]
-            turned = b.xor(b.bitcast(values, ints), load(b, signs, ints, 4))
-            return b.fcmp_ordered(">=", b.bitcast(turned, floats), load(b, thresholds, floats, 4))
-
-        with b.if_else(b.icmp_signed(">=", count, I64(WORD))) as (full, tail):
-            with full:
-                b.store(b.bitcast(compare(load(b, x, floats, 4)), I32), result)
-            with tail:
-                mask = _first(b, count, WORD)
-                bits = b.and_(compare(_masked_load(b, x, floats, mask)), mask)
-                b.store(b.bitcast(bits, I32), result)
-        return b.load(result)
+        values = _load_first(b, x, floats, count)
+        turned = b.xor(b.bitcast(values, ints), load(b, signs, ints, 4))
+        bits = b.fcmp_ordered(">=", b.bitcast(turned, floats), load(b, thresholds, floats, 4))
+        word = b.bitcast(bits, I32)
+        return b.select(b.icmp_signed(">=", count, I64(WORD)), word, b.and_(word, _low_bits(b, count)))
 
     return types.uint32(types.int64, types.int64, types.int64, types.int64), generate
 
@@ -72,7 +86,7 @@ def store_sums(typing_context, counts, base, out, count):  # type: ignore[no-unt
 
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         counts, base, out, count = arguments
-        _masked_store(b, _sums(b, counts, base), out, _first(b, count, LANES))
+        _store_first(b, _sums(b, counts, base), out, count)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
@@ -108,11 +122,10 @@ def store_real(typing_context, counts, base, parameters, stride, first, second, 
         value = b.select(b.fcmp_ordered("<", value, low), low, value)
         value = b.select(b.fcmp_ordered(">", value, high), high, value)
         result = cgutils.alloca_once_value(b, value)
-        mask = _first(b, count, LANES)
         for other in (first, second):
             with b.if_then(b.icmp_signed("!=", other, I64(0))):
-                b.store(b.fadd(b.load(result), _masked_load(b, other, floats, mask)), result)
-        _masked_store(b, b.load(result), out, mask)
+                b.store(b.fadd(b.load(result), _load_first(b, other, floats, count)), result)
+        _store_first(b, b.load(result), out, count)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8), generate
