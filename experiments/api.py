@@ -40,6 +40,7 @@ from experiments.config import (
     MEMORY_KEYS,
     Job,
     JobError,
+    about,
     fingerprint,
     load_job,
     load_plugins_of,
@@ -49,6 +50,7 @@ from experiments.config import (
 from experiments.deploy_target import messages, searched_space
 from experiments.genotype_formats import read_genotype
 from experiments.job_text import job_text
+from experiments.network import find_trained, load_trained
 from experiments.yaml_file import read as read_yaml
 from search_spaces import space_of
 from search_spaces.published import PUBLISHED, published
@@ -207,10 +209,13 @@ def retrain(
     reporter = reporter or SilentReporter()
     device = prepare_torch(job)
     data = read_data(job)
-    initial = _searched_weights(job, genotype, run) if job.retrain.init_from_search else None
+    initial = _initial_weights(job, genotype, run)
     with explaining_memory(job, "retrain"):
         work = make_retraining(job, genotype, data, device, initial)
     _begin(files, fresh, reporter, data)
+    if job.retrain.init_from is not None:
+        left = ", ".join(work.work.left_at_start) or "nothing"
+        reporter.message(f"starts from {job.retrain.init_from}; left at its own start: {left}")
     outcome = engine.run(
         work,
         files,
@@ -238,6 +243,16 @@ def _can_be_extended(job: Job) -> bool:
     recipe = job.retrain.recipe
     spans_all = recipe.schedule != "constant" or recipe.warmup_fraction or recipe.drop_path
     return not spans_all and len(plan_retraining(job)) == 1
+
+
+def _initial_weights(job: Job, genotype: Genotype, run: Path) -> dict[str, torch.Tensor] | None:
+    """What the network starts from; None: from its own random start."""
+    if job.retrain.init_from_search:
+        return _searched_weights(job, genotype, run)
+    if job.retrain.init_from is None:
+        return None
+    with about("retrain.init_from"):
+        return dict(load_trained(find_trained(Path(job.retrain.init_from))).model.state_dict())
 
 
 def _searched_weights(job: Job, genotype: Genotype, run: Path) -> dict[str, torch.Tensor]:

@@ -276,11 +276,28 @@ def _layers_equal(report: VerifyReport) -> str:
     return f"{sum(layer.equal for layer in report.layers)} of {len(report.layers)}"
 
 
-def evaluate(network: Path, data: str | None, path: str | None, limit: int | None, json_file: Path | None) -> int:
+def evaluate(
+    networks: Sequence[Path],
+    ensemble: bool,
+    data: str | None,
+    path: str | None,
+    limit: int | None,
+    json_file: Path | None,
+) -> int:
     if path is not None and data is None:
         raise BnasError(f"--path {path} needs the kind of data set: --data, one of {', '.join(READERS)}")
+    if len(networks) > 1 and not ensemble:
+        raise BnasError(
+            f"{len(networks)} networks are evaluated together only as an ensemble: add --ensemble, or name one"
+        )
+    if ensemble and len(networks) < 2:
+        raise BnasError("--ensemble is the mean of several networks: name two or more")
+    images = read(data, path) if data else None
     with Counter("images") as counter:
-        result = deployment.evaluate(network, read(data, path) if data else None, limit, progress=counter)
+        if ensemble:
+            result = deployment.evaluate_ensemble(networks, images, limit, progress=counter)
+        else:
+            result = deployment.evaluate(networks[0], images, limit, progress=counter)
     facts(
         [
             ("accuracy", f"{result.accuracy:.4f}"),

@@ -20,7 +20,7 @@ from bnas.rundir import RunFiles
 from bnas.space import NetSpec, SearchSpace
 from bnas.training.extra_losses import EXTRA_LOSSES, loss_options
 from bnas.training.recipe import Recipe
-from bnas.training.retraining import STAGE_MODES, Stage, plan_stages
+from bnas.training.stages import STAGE_MODES, ListedStage, Stage, listed_stages, plan_stages
 from experiments import yaml_file
 from experiments.plugins import load_plugins
 from search_spaces import SPACES, make_space
@@ -117,7 +117,16 @@ class RetrainJob:
     size: Table = field(default_factory=dict, metadata=_help("how large the found network is built"))
     recipe: Recipe = field(default_factory=Recipe, metadata=_help("how it is trained"))
     stages: str = option(
-        "auto", "two: real weights first; one: joint; auto: two from 100 epochs on", "ours", choices=STAGE_MODES
+        "auto",
+        "two: real weights first; one: joint; auto: two from 100 epochs on; layerwise: the deepest layers first",
+        "ours",
+        choices=STAGE_MODES,
+    )
+    stage_list: tuple[ListedStage, ...] = field(
+        default=(),
+        metadata=_help(
+            "stages of your own instead: a list of {epochs, scheme, scheme_options, binary_share, weight_decay}"
+        ),
     )
     first_stage_weight_decay: float = option(1e-5, "of the real weights, in the first of two stages", "ours")
     losses: Table = field(
@@ -125,6 +134,9 @@ class RetrainJob:
         metadata=_help(
             f"extra losses and their options: {', '.join(EXTRA_LOSSES)}, such as {{kernel: {{weight: 1e-4}}}}"
         ),
+    )
+    init_from: str | None = option(
+        None, "checkpoint or folder of a retraining to start from; a classifier of another size starts anew", "ours"
     )
     init_from_search: bool = option(False, "start from the super-network's weights (needs equal sizes)", "ours")
     augmentation: Augmentation = field(default_factory=Augmentation, metadata=_help("how training images are varied"))
@@ -305,7 +317,9 @@ def _completed(job: Job) -> Job:
         for name, part, start in (("search", job.search, {}), ("retrain", job.retrain, space.retrain_size))
     ]
     losses = loss_options(job.retrain.losses, "retrain.losses")
-    with about("retrain.stages"):
+    if job.retrain.init_from is not None and job.retrain.init_from_search:
+        raise JobError("retrain.init_from: a network starts from one place; set init_from_search to false")
+    with about("retrain.stage_list" if job.retrain.stage_list else "retrain.stages"):
         plan_retraining(job)
     return dataclasses.replace(
         job,
@@ -329,6 +343,8 @@ def plain(value: Any) -> Any:
 def plan_retraining(job: Job) -> tuple[Stage, ...]:
     """The stages of the job's retraining."""
     part = job.retrain
+    if part.stage_list:
+        return listed_stages(part.stage_list, part.scheme, part.scheme_options, part.recipe.epochs)
     return plan_stages(
         part.scheme,
         part.scheme_options,

@@ -1,9 +1,9 @@
 """The steps after training: export, verify, evaluate, predict."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,6 +126,44 @@ class Evaluation:
         }
 
 
+class _Judged(NamedTuple):
+    """A network to evaluate: uint8 images [N, C, H, W] -> logits; `data` reads the images of the job beside it."""
+
+    path: Path
+    logits: Callable[[Tensor], Tensor]
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    what: str
+    note: str | None
+    data: Callable[[], Dataset]
+
+
+def _judged(path: Path) -> _Judged:
+    if is_packed_file(path):
+        network = load_packed(path)
+        return _Judged(
+            path,
+            lambda images: torch.as_tensor(network.predict(images)),
+            network.program.input_shape,
+            network.classes,
+            f"packed, {network.backend}",
+            None,
+            lambda: read_data(job_of(_beside(path, "name the images by --data"))),
+        )
+    files = find_trained(path)
+    trained = load_trained(files)
+    card = trained.card
+    return _Judged(
+        path,
+        lambda images: trained.model(card.normalization.apply(images)),
+        card.spec.input_shape,
+        card.classes,
+        "trained, torch",
+        trained.note,
+        lambda: read_data(job_of(files)),
+    )
+
+
 def evaluate(
     path: Path, data: Dataset | None = None, limit: int | None = None, *, progress: Progress = lambda done, total: None
 ) -> Evaluation:
@@ -133,24 +171,40 @@ def evaluate(
 
     `data`: by default that of the job beside the file. `limit`: only the first so many test images.
     """
-    if is_packed_file(path):
-        network = load_packed(path)
-        if data is None:
-            data = read_data(job_of(_beside(path, "name the images by --data")))
-        notes = [_compared(path, network.program.input_shape, network.classes, data)]
-        what = f"packed, {network.backend}"
-        right = _right(lambda images: torch.as_tensor(network.predict(images)), data.test, limit, progress)
-        classes = len(network.classes)
-    else:
-        files = find_trained(path)
-        trained = load_trained(files)
-        card = trained.card
-        data = read_data(job_of(files)) if data is None else data
-        notes = [_compared(path, card.spec.input_shape, card.classes, data), trained.note]
-        what, classes = "trained, torch", len(card.classes)
-        right = _right(lambda images: trained.model(card.normalization.apply(images)), data.test, limit, progress)
+    return _evaluated([_judged(path)], data, limit, progress)
+
+
+def evaluate_ensemble(
+    paths: Sequence[Path],
+    data: Dataset | None = None,
+    limit: int | None = None,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Test accuracy of several networks together: the class of the largest mean of their softmax probabilities.
+
+    All must know the same classes in the same order. The images are by default those of the first one's job.
+    """
+    networks = [_judged(path) for path in paths]
+    for other in networks[1:]:
+        if other.classes != networks[0].classes:
+            raise BnasError(f"{other.path} knows other classes than {networks[0].path}, or in another order")
+    return _evaluated(networks, data, limit, progress)
+
+
+def _evaluated(networks: Sequence[_Judged], data: Dataset | None, limit: int | None, progress: Progress) -> Evaluation:
+    data = networks[0].data() if data is None else data
+    notes = [note for n in networks for note in (_compared(n.path, n.shape, n.classes, data), n.note)]
+
+    def mean(images: Tensor) -> Tensor:
+        return torch.stack([n.logits(images).float().softmax(dim=1) for n in networks]).mean(dim=0)
+
+    right = _right(mean if len(networks) > 1 else networks[0].logits, data.test, limit, progress)
     count = min(limit or len(data.test), len(data.test))
-    return Evaluation(right / count, count, classes, what, "; ".join(filter(None, notes)) or None)
+    what = (
+        networks[0].what if len(networks) == 1 else f"{len(networks)} together ({', '.join(n.what for n in networks)})"
+    )
+    return Evaluation(right / count, count, len(networks[0].classes), what, "; ".join(filter(None, notes)) or None)
 
 
 def _compared(path: Path, shape: tuple[int, int, int], classes: tuple[str, ...], data: Dataset) -> str | None:

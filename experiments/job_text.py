@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bnas.binary import SCHEMES
+from bnas.binary.schemes import scheme_options
 from bnas.data import READERS
 from experiments import yaml_file
 from experiments.config import Job
@@ -69,8 +69,8 @@ class _Lister:
         # Tables that start empty: which keys they may have.
         self._possible = {
             "data.options": _parameters(reader, inspect.Parameter.KEYWORD_ONLY),
-            "search.scheme_options": _parameters(SCHEMES[job.search.scheme]),
-            "retrain.scheme_options": _parameters(SCHEMES[job.retrain.scheme]),
+            "search.scheme_options": list(scheme_options(job.search.scheme)),
+            "retrain.scheme_options": list(scheme_options(job.retrain.scheme)),
         }
 
     def keys(self, table: Any, path: str, explained: type | str = Job) -> Iterator[Key]:
@@ -84,13 +84,20 @@ class _Lister:
                 help += f": {', '.join(self._possible[inner]) or 'it has none'}"
             is_ours = about.get("origin") == "ours" and value == fields[name].default
             is_table = dataclasses.is_dataclass(value) or (isinstance(value, Mapping) and bool(value))
-            yield Key(inner, value, help, is_ours, is_table)
+            yield Key(inner, _plain_list(value), help, is_ours, is_table)
             if is_table:
                 # A table of options within options is a mapping here; its field says what it is made into.
                 made = fields[name].default_factory if name in fields else None
                 kind = made if isinstance(made, type) and dataclasses.is_dataclass(made) else help
                 below = type(value) if dataclasses.is_dataclass(value) else kind
                 yield from self.keys(value, inner, self._explained.get(inner, below))
+
+
+def _plain_list(value: Any) -> Any:
+    """A list of dataclasses as one of tables."""
+    if isinstance(value, tuple) and value and all(dataclasses.is_dataclass(entry) for entry in value):
+        return [dict(vars(entry)) for entry in value]
+    return value
 
 
 def _parameters(factory: Any, kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD) -> list[str]:

@@ -15,6 +15,7 @@ from bnas.genotype import Genotype
 from bnas.rundir import RunDir, RunFiles, retraining_at
 from bnas.space import NetSpec
 from bnas.training.retraining import Retraining
+from bnas.training.stages import binarize_deepest
 from experiments.config import load_plugins_of
 from search_spaces import space_of
 
@@ -77,6 +78,7 @@ class DescribedRetraining:
     def state_dict(self) -> dict[str, Any]:
         stage = self.work.stages[self.work.stage]
         card = {**self.card.to_dict(), "scheme": stage.scheme, "scheme_options": dict(stage.scheme_options)}
+        card["binary_share"] = stage.binary_share
         return {**self.work.state_dict(), "network": card}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,6 +104,7 @@ def load_trained(files: RunFiles) -> TrainedNetwork:
     try:
         card = NetworkCard.from_dict(state["network"])
         model = card.build(state["network"]["scheme"], state["network"]["scheme_options"])
+        binarize_deepest(model, state["network"].get("binary_share", 1.0))
         weights: Mapping[str, Tensor] = state["trainer"]["ema"] or state["trainer"]["model"]
         model.load_state_dict(dict(weights))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, BnasError) as error:

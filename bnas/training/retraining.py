@@ -1,8 +1,8 @@
-"""Retraining: a found network is trained from its start, in one stage or in two, in rounds that can be resumed."""
+"""Retraining: a found network is trained from its start, in one stage or several, in rounds that can be resumed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,72 +11,22 @@ from torch import Tensor, nn
 from bnas import seeding
 from bnas.binary.outputs import materialize
 from bnas.data import Augmentation, Batches, ImageSet, Normalization
-from bnas.errors import BnasError, check_choice
+from bnas.errors import BnasError
 from bnas.nonfinite import NonFiniteLoss
 from bnas.options import check_number
 from bnas.training.extra_losses import make_losses
 from bnas.training.metrics import accuracy, latent_signs, sign_flips
 from bnas.training.recipe import Recipe
+from bnas.training.stages import STAGE_MODES, Stage, binarize_deepest, plan_stages, two_stages
 from bnas.training.trainer import Trainer
 from bnas.training.transfer import transfer
 
-STAGE_MODES = ("auto", "one", "two")
+__all__ = ["STAGE_MODES", "Build", "Retraining", "Stage", "plan_stages", "two_stages"]
+
 Build = Callable[[str, Mapping[str, Any]], nn.Module]
 
-FIRST_SCHEME = "binary-activations"
-# With fewer epochs the binary half would be too short.
-TWO_STAGE_EPOCHS = 100
 # Longest round by default, so that an epoch of a large data set is not one long piece of unsaved work.
 ROUND_STEPS = 200
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the retraining with a schedule and an optimizer of its own.
-
-    `weight_decay`: of the real weights in this stage; None takes the recipe's.
-    """
-
-    name: str
-    scheme: str
-    scheme_options: Mapping[str, Any]
-    epochs: int
-    weight_decay: float | None = None
-
-
-def two_stages(epochs: int, mode: str = "auto") -> bool:
-    """Whether real weights come first: `auto` says so from 100 epochs on."""
-    check_choice("mode of stages", mode, STAGE_MODES)
-    if mode == "two" and epochs < 2:
-        raise BnasError(f"two stages need at least 2 epochs; found {epochs}")
-    return mode == "two" or (mode == "auto" and epochs >= TWO_STAGE_EPOCHS)
-
-
-def plan_stages(
-    scheme: str,
-    scheme_options: Mapping[str, Any],
-    epochs: int,
-    *,
-    mode: str = "auto",
-    first_weight_decay: float = 1e-5,
-) -> tuple[Stage, ...]:
-    """One stage under `scheme`, or real weights with binary activations for the first half of the epochs, then it.
-
-    Bulat et al. 2019 (arXiv 1904.05868), Martinez et al. 2020 (arXiv 2003.11535). A scheme with real weights has no
-    second stage to go to: `auto` then means one, and `two` is an error.
-    """
-    two = two_stages(epochs, mode)
-    if scheme in ("real", FIRST_SCHEME):
-        if mode == "two":
-            raise BnasError(f"two stages end with binary weights, which scheme {scheme} does not have; take one stage")
-        two = False
-    if not two:
-        return (Stage("joint", scheme, scheme_options, epochs),)
-    first = epochs // 2
-    return (
-        Stage("real-weights", FIRST_SCHEME, {}, first, first_weight_decay),
-        Stage("binary", scheme, scheme_options, epochs - first),
-    )
 
 
 class Retraining:
@@ -117,6 +67,8 @@ class Retraining:
                 validation, recipe.batch_size, seed=seed, normalization=normalization, device=device
             )
         self.stage = 0
+        # Names that `initial` had nothing for, or of another shape.
+        self.left_at_start: tuple[str, ...] = ()
         self.trainer = self._make_trainer(0, initial)
         steps_per_epoch = self.trainer.batches.steps_per_epoch
         if round_steps is None:
@@ -190,9 +142,12 @@ class Retraining:
         stage = self.stages[index]
         with seeding.borrowed(self._seed, "init", index):
             model = self._build(stage.scheme, stage.scheme_options)
+            binarize_deepest(model, stage.binary_share)
             materialize(model, torch.zeros(1, *self._train.shape))
         if start is not None:
             left = transfer(start, model)
+            if index == 0:
+                self.left_at_start = left
             if all(name in left for name, _ in model.named_parameters()):
                 raise BnasError(
                     "none of the given weights fits the network by name and shape; "

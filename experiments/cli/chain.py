@@ -1,5 +1,6 @@
 """Commands of the chain: a job, search, retrain, export, verify, evaluate, predict."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,12 @@ def retrain(
     init_from_search: Annotated[
         bool, typer.Option("--init-from-search", help="Start from the super-network's weights (needs equal sizes).")
     ] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights of another retraining (real-valued, or of other images): its folder or checkpoint."
+        ),
+    ] = None,
     fresh: Fresh = False,
     device: Device = None,
     max_minutes: MaxMinutes = None,
@@ -89,6 +96,8 @@ def retrain(
     from experiments import commands
 
     changes = [*with_plugins(settings, plugin), *(["retrain.init_from_search=true"] if init_from_search else [])]
+    if init_from is not None:
+        changes.append(f"retrain.init_from={json.dumps(str(init_from))}")
     raise typer.Exit(
         commands.retrain(source, job, changes, run, id, fresh, device, max_minutes, json_file, again=typed_again()),
     )
@@ -161,7 +170,13 @@ def verify(
 
 @app.command()
 def evaluate(
-    network: Annotated[Path, typer.Argument(help="A model.bnas file, a retraining's folder or its checkpoint.")],
+    networks: Annotated[
+        list[Path],
+        typer.Argument(help="A model.bnas file, a retraining's folder or its checkpoint; several: an ensemble."),
+    ],
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="The mean of the networks' class probabilities.")
+    ] = False,
     data: Annotated[str | None, typer.Option(help="Data set by name; default: that of the run beside it.")] = None,
     path: Annotated[str | None, typer.Option(help="Folder or file of the data set.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many test images.", min=1)] = None,
@@ -170,10 +185,12 @@ def evaluate(
     """Accuracy on the test split: of a packed file by the packed runtime, of a checkpoint by torch.
 
     Example: [bold]bnas evaluate runs/first/retrain-bats-seed0/model.bnas[/bold]
+
+    Example: [bold]bnas evaluate runs/a runs/b runs/c --ensemble[/bold]
     """
     from experiments import commands
 
-    raise typer.Exit(commands.evaluate(network, data, path, limit, json_file))
+    raise typer.Exit(commands.evaluate(networks, ensemble, data, path, limit, json_file))
 
 
 @app.command()

@@ -97,7 +97,9 @@ def test_auto_takes_two_stages_from_a_hundred_epochs_on():
     assert two_stages(2, "two") is True
     with pytest.raises(BnasError, match="two stages need at least 2 epochs; found 1"):
         two_stages(1, "two")
-    with pytest.raises(BnasError, match=re.escape("no mode of stages named 'tow'; there are: auto, one, two.")):
+    with pytest.raises(
+        BnasError, match=re.escape("no mode of stages named 'tow'; there are: auto, one, two, layerwise.")
+    ):
         two_stages(10, "tow")
 
 
@@ -314,6 +316,11 @@ CHANGES = {
     "warmup_fraction": ({}, {"warmup_fraction": 0.5}),
     "momentum": (SGD, SGD | {"momentum": 0.5}),
     "betas": ({}, {"betas": (0.5, 0.99)}),
+    "bop_gamma": ({"optimizer": "bop", "bop_gamma": 0.1}, {"optimizer": "bop", "bop_gamma": 0.5}),
+    "bop_threshold": (
+        {"optimizer": "bop", "bop_gamma": 0.1},
+        {"optimizer": "bop", "bop_gamma": 0.1, "bop_threshold": 9.0},
+    ),
     "weight_decay": ({}, {"weight_decay": 0.1}),
     "latent_weight_decay": ({}, {"latent_weight_decay": 0.1}),
     "epochs": ({}, {"epochs": 3}),

@@ -87,7 +87,10 @@ def message(path, *settings):
         ("retrain.scheme=bireel", "retrain.scheme: no scheme named 'bireel'; there are: real, "),
         ("retrain.scheme=bireel", "Did you mean 'bireal'?"),
         ("retrain.scheme_options.scale_start=two", "retrain.scheme_options: no start of a learned scale named 'two'"),
-        ("retrain.stages=three", "retrain.stages: no mode of stages named 'three'; there are: auto, one, two."),
+        (
+            "retrain.stages=three",
+            "retrain.stages: no mode of stages named 'three'; there are: auto, one, two, layerwise.",
+        ),
         ("retrain.recipe.optimizer=adm", "retrain.recipe: no recipe.optimizer named 'adm'; there are: adam, sgd, bop."),
         # A value out of range.
         ("threads=-1", "threads is -1; it must be an integer at least 0 and at most 1024"),
