@@ -95,17 +95,8 @@ def test_a_network_starts_from_one_of_another_data_set_with_a_new_classifier(
     # So small a rate that the weights are still those of the start.
     job["retrain"]["recipe"] |= {"learning_rate": 1e-9}
     file = tiny_chain.write_job(tmp_path / "job.yaml", job)
-    said = bnas(
-        capsys,
-        "retrain",
-        chain.run / "genotype.json",
-        "--job",
-        file,
-        "--run",
-        tmp_path / "run",
-        "--init-from",
-        chain.retraining,
-    )
+    line = ("retrain", chain.run / "genotype.json", "--job", file, "--run", tmp_path / "run")
+    said = bnas(capsys, *line, "--init-from", chain.retraining)
     assert said.code == 0
     assert "left at its own start: classifier.weight, classifier.bias" in said.out.replace("\n", " ")
     given = load_trained(find_trained(chain.retraining)).model.state_dict()
