@@ -270,9 +270,12 @@ def test_free_tables_say_which_keys_they_may_have():
     text = job_text(make_job({"data": {"name": "npz", "path": "x"}, "retrain": {"scheme": "xnor"}}), explained=True)
     lines = text.splitlines()
     assert any(line.strip().startswith("options: {}") and line.endswith(": layout") for line in lines)
-    assert any("scheme_options: {}" in line and line.endswith(": weight_gradient, centre") for line in lines)
+    assert any(
+        "scheme_options: {}" in line and line.endswith(": weight_gradient, centre, input_scale, stochastic")
+        for line in lines
+    )
     text = job_text(make_job({"retrain": {"scheme": "real"}}), explained=True)
-    assert any("scheme_options: {}" in line and line.endswith(": it has none") for line in text.splitlines())
+    assert any("scheme_options: {}" in line and line.endswith(": stochastic") for line in text.splitlines())
 
 
 def test_a_search_depends_on_no_key_of_the_retraining_and_the_other_way_round():
