@@ -53,7 +53,8 @@ from experiments.job_text import job_text
 from experiments.network import find_trained, load_trained
 from experiments.yaml_file import read as read_yaml
 from search_spaces import space_of
-from search_spaces.published import PUBLISHED, published
+from search_spaces.published import names as published_names
+from search_spaces.published import published
 
 __all__ = [
     "Job",
@@ -286,7 +287,7 @@ def _check_equal_sizes(searched: Job, retrained: Job) -> None:
 
 def is_published(path: Path | str) -> bool:
     """Whether `path` is the name of a published genotype and no file."""
-    return str(path) in PUBLISHED and not Path(path).exists()
+    return str(path) in published_names() and not Path(path).exists()
 
 
 def load_genotype(path: Path | str) -> Genotype:

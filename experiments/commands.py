@@ -138,6 +138,11 @@ def retrain(
             reporter=make_reporter("accuracy"),
             max_minutes=max_minutes,
         )
+    return end_of_training(done, json_file, again)
+
+
+def end_of_training(done: api.Run, json_file: Path | None, again: str) -> int:
+    """The last words of a retraining, and the exit code."""
     history = done.history()
     content = {
         **_outcome(done),

@@ -10,6 +10,7 @@ from bnas.registry import Registry
 from bnas.space import SearchSpace
 from search_spaces.bats import Bats
 from search_spaces.bnas_gist import BnasGist
+from search_spaces.fixed import Fixed
 from search_spaces.group_mobilenet import GroupMobileNet
 from search_spaces.opened import OpenedSpace
 from search_spaces.separable import BnasBeihang, CpNas, Darts
@@ -25,6 +26,7 @@ SPACES: Registry[Callable[..., SearchSpace]] = Registry(
         "darts": Darts,
         "widths": Widths,
         "group_mobilenet": GroupMobileNet,
+        "fixed": Fixed,
     },
 )
 

@@ -1,4 +1,4 @@
-"""Architectures that papers published, by name: genotype files with their source.
+"""Architectures that papers published, by name: genotype files with their source, and the networks of space `fixed`.
 
 NASNet and AmoebaNet, which the DARTS code lists too, are none of a space here: their cells read one node twice, leave
 nodes out of the output and have 7x7 convolutions.
@@ -8,9 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bnas.errors import unknown
 from bnas.genotype import Genotype
 from bnas.registry import Registry
-from search_spaces import space_of
+from search_spaces import make_space, space_of
+from search_spaces.fixed import DECISION
+from search_spaces.fixed_networks import NETWORKS
 
 FOLDER = Path(__file__).parent / "genotypes"
 
@@ -34,8 +37,22 @@ PUBLISHED: Registry[str] = Registry(
 )
 
 
+def names() -> tuple[str, ...]:
+    """All that `published` knows. `resnet20` is the file: ratio 1 of everything that space `widths` can widen."""
+    return (*PUBLISHED, *(name for name in NETWORKS if name not in PUBLISHED))
+
+
+def _is_file(name: str) -> bool:
+    """Whether a file holds it, or else the table of fixed networks; `BnasError` where neither does."""
+    if name not in names():
+        raise unknown("published genotype", name, names())
+    return name in PUBLISHED
+
+
 def published(name: str) -> Genotype:
     """The genotype of that name, checked against its space; `BnasError` lists the names where there is none."""
+    if not _is_file(name):
+        return make_space("fixed", {"networks": [name]}).genotype({DECISION: name})
     genotype = Genotype.from_json(_text(name))
     space_of(genotype)
     return genotype
@@ -49,6 +66,17 @@ def about(name: str) -> dict[str, Any]:
     built here, without an auxiliary head) and `accuracy_percent` (top-1, as its authors report it). The first network is
     the one to build where none is named.
     """
+    if not _is_file(name):
+        network = NETWORKS[name]
+        return {
+            "what": f"A fixed network: {sum(network.stages)} {network.unit}",
+            "paper": network.paper,
+            "called": name,
+            "networks": {
+                "cifar10": {"dataset": "CIFAR-10", "scheme": network.scheme, "size": {}},
+                "imagenet": {"dataset": "ImageNet", "scheme": network.scheme, "size": {"stem": "imagenet"}},
+            },
+        }
     described: dict[str, Any] = json.loads(_text(name))["about"]
     return described
 

@@ -64,6 +64,7 @@ class BinaryUnit(nn.Module):
         *,
         kernel_size: int = 3,
         stride: int = 1,
+        groups: int = 1,
         pool: bool = False,
         norm_after: bool = True,
         activation: str = "none",
@@ -71,7 +72,9 @@ class BinaryUnit(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = NormBinarize(c_in, scheme, affine=affine)
-        self.conv = BinaryConv2d(c_in, c_out, kernel_size, scheme, stride=stride, padding=kernel_size // 2)
+        self.conv = BinaryConv2d(
+            c_in, c_out, kernel_size, scheme, stride=stride, padding=kernel_size // 2, groups=groups
+        )
         self.after = nn.Sequential(
             nn.MaxPool2d(2) if pool else nn.Identity(),
             nn.BatchNorm2d(c_out, affine=affine) if norm_after else nn.Identity(),

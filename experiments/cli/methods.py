@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.application import JsonFile, Plugins, app, with_plugins
+from experiments.cli.application import (
+    Device,
+    Fresh,
+    JsonFile,
+    MaxMinutes,
+    Plugins,
+    Settings,
+    app,
+    typed_again,
+    with_plugins,
+)
 
 
 @app.command()
@@ -25,3 +35,51 @@ def schemes(
 
     with_plugins(None, plugin)
     raise typer.Exit(scheme_command.run(name, plot, json_file))
+
+
+@app.command()
+def train(
+    name: Annotated[
+        Path,
+        typer.Argument(help="A fixed network (resnet20, meliusnet22), a published name (bnas_a), a genotype file."),
+    ],
+    scheme: Annotated[
+        str | None, typer.Option(help="How it is binarized (see bnas schemes); default: as its paper has it.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A data set: digits, cifar10, ...")] = None,
+    path: Annotated[str | None, typer.Option(help="Folder or file of the data set.")] = None,
+    settings: Settings = None,
+    plugin: Plugins = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    id: Annotated[str | None, typer.Option(help="Name of this training; default scheme and seed.")] = None,
+    fresh: Fresh = False,
+    device: Device = None,
+    max_minutes: MaxMinutes = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Train a known network under any scheme; then export, verify and evaluate it as a found one.
+
+    50 epochs of Adam, or SGD from 200 epochs on (--set retrain.recipe.epochs=200); all of it can be --set.
+
+    Example: [bold]bnas train resnet20 --scheme irnet --data cifar10 --path FOLDER[/bold]
+
+    Example: [bold]bnas train meliusnet22 --data digits --set retrain.size.channels=8 --set retrain.size.blocks=1[/bold]
+    """
+    from experiments import train_command
+
+    raise typer.Exit(
+        train_command.run(
+            name,
+            scheme,
+            data,
+            path,
+            with_plugins(settings, plugin),
+            run,
+            id,
+            fresh,
+            device,
+            max_minutes,
+            json_file,
+            again=typed_again(),
+        )
+    )

@@ -44,6 +44,10 @@ SMALL = {
         {"stem": "imagenet", "activation": "prelu"},
         args={"layers": [2, 4, 4], "groups": [1, 2, 4], "group_channels": 1, "channels": 4},
     ),
+    "fixed": Small(
+        {"channels": 4, "blocks": 1},
+        args={"networks": ["resnet20", "reactnet", "binary_densenet28", "meliusnet_a"]},
+    ),
 }
 # Spaces with opened positions, by what comes before the plus sign: cells, a chain of widths, a chain of layers.
 OPENED = {"bats+": ("activation", "scale"), "cp_nas+": ("activation",), "widths+": ("activation",)}

@@ -44,10 +44,12 @@ SIZES: dict[str, Mapping[str, Any]] = {
     "darts": {"cells": 3, "channels": 4},
     "widths": {"channels": 4},
     "group_mobilenet": {"stem": "imagenet"},
+    "fixed": {"channels": 2, "blocks": 1},
 }
 ARGS: dict[str, Mapping[str, Any]] = {name: {"nodes": 2} for name in SIZES} | {
     "widths": {"network": "vgg_small", "ratios": [0.5, 1, 2]},
     "group_mobilenet": {"layers": [2, 2], "groups": [1, 2, 4], "group_channels": 1, "channels": 4},
+    "fixed": {"networks": ["resnet20", "binary_densenet28", "meliusnet_a"]},
 }
 # Their records describe the candidate at hand, not the answer so far.
 BY_CANDIDATE = ("random", "successive_halving")
