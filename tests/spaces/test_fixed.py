@@ -168,7 +168,7 @@ def test_sizes_that_a_network_cannot_have(size: dict[str, Any], message: str) ->
 
 
 def test_networks_that_are_not_there() -> None:
-    with pytest.raises(BnasError, match="no fixed network named 'resnet2'.*Did you mean"):
+    with pytest.raises(BnasError, match=r"no fixed network named 'resnet2'.*Did you mean"):
         Fixed(("resnet2",))
     with pytest.raises(BnasError, match="networks is a list of one or more different names"):
         Fixed(("resnet20", "resnet20"))
