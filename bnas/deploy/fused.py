@@ -21,6 +21,7 @@ from bnas.deploy.fusion import Step, fuse
 from bnas.deploy.ir import Op
 from bnas.deploy.shapes import infer
 from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, Outputs, Plan, Threshold
+from bnas.kernels.cpu.real import follow
 from bnas.kernels.packing import words_for
 
 Array = NDArray[Any]
@@ -86,6 +87,11 @@ class FusedProgram:
         self.steps = fuse(packed.program)
         self._values = infer(packed.program, {name: tensor.shape for name, tensor in packed.tensors.items()})
         self._layers = {step.output: _prepare(step, packed.tensors, layer) for step in self.steps if step.conv}
+        self._following = {
+            step.output: _following(step, packed.tensors, None).rows(self._values[step.output].shape[0])
+            for step in self.steps
+            if step.conv is None and len(step.ops) > 1
+        }
         self._bound: OrderedDict[int, list[_Bound]] = OrderedDict()
         self._one_at_a_time = threading.Lock()
 
@@ -123,7 +129,11 @@ class FusedProgram:
     def _execute(self, place: _Bound, values: dict[str, Any]) -> None:
         op = place.step.ops[0]
         if place.plan is None:
-            values[op.output] = self._run_op(op, *(values[name] for name in op.inputs))
+            result = self._run_op(op, *(values[name] for name in op.inputs))
+            if len(place.step.ops) > 1:
+                N, C, H, W = result.shape
+                follow(result.data_ptr(), N * H * W, C, self._following[place.step.output])
+            values[place.step.output] = result
             return
         for name, target in place.moving:
             values[name], address = _in_place(values[name])
@@ -201,13 +211,26 @@ def _prepare(step: Step, tensors: Mapping[str, Array], layer: Callable[..., Bina
     assert conv is not None
     weight = tensors[conv.tensors["weight"]]
 
-    def tensor(op: Op | None, role: str) -> Array | None:
-        return None if op is None or role not in op.tensors else tensors[op.tensors[role]]
-
     source = None
     if step.shuffle is not None:
-        groups = step.shuffle.attributes["groups"]
-        source = np.arange(len(weight)).reshape(groups, -1).T.reshape(-1)
+        source = np.arange(len(weight)).reshape(step.shuffle.attributes["groups"], -1).T.reshape(-1)
+    return layer(
+        weight,
+        channels=conv.attributes["in_channels"],
+        stride=conv.pair("stride"),
+        padding=conv.sides("padding"),
+        dilation=conv.pair("dilation"),
+        groups=conv.attributes["groups"],
+        pad_value=conv.attributes["pad_value"],
+        epilogue=_following(step, tensors, source),
+    )
+
+
+def _following(step: Step, tensors: Mapping[str, Array], source: Array | None) -> Epilogue:
+    """What follows the sums of a step, or the values of a real convolution; parameters in the order of `source`."""
+
+    def tensor(op: Op | None, role: str) -> Array | None:
+        return None if op is None or role not in op.tensors else tensors[op.tensors[role]]
 
     def shuffled(values: Array | None) -> Array | None:
         return values if values is None or source is None or len(values) == 1 else values[source]
@@ -218,22 +241,12 @@ def _prepare(step: Step, tensors: Mapping[str, Array], layer: Callable[..., Bina
         limits = (0.0, np.inf)
     elif act is not None and act.kind == "hardtanh":
         limits = (act.attributes["min"], act.attributes["max"])
-    following = Epilogue(
-        scale=tensor(conv, "scale"),
+    return Epilogue(
+        scale=tensor(step.conv, "scale"),
         factor=shuffled(tensor(step.batch_norm, "scale")),
         shift=shuffled(tensor(step.batch_norm, "shift")),
         slope=shuffled(tensor(act, "slope")),
         low=limits[0],
         high=limits[1],
         source=source,
-    )
-    return layer(
-        weight,
-        channels=conv.attributes["in_channels"],
-        stride=conv.pair("stride"),
-        padding=conv.sides("padding"),
-        dilation=conv.pair("dilation"),
-        groups=conv.attributes["groups"],
-        pad_value=conv.attributes["pad_value"],
-        epilogue=following,
     )

@@ -17,7 +17,7 @@ OnlyReader = Callable[[str], Op | None]
 
 @dataclass(frozen=True)
 class Step:
-    """One operation (`conv` is None), or a convolution with what was fused to it.
+    """One operation, a real convolution with its norm and activation (`conv` is None for both), or a binary convolution.
 
     In order: `threshold` makes its bits from real values; `conv`; `batch_norm`; `activation`; `shuffle`; `added` other
     values, one after the other; `bits` compares the result again. `output` is what the step writes.
@@ -56,11 +56,11 @@ def fuse(program: Program) -> tuple[Step, ...]:
     taken: set[str] = set()
     chains: list[Step] = []
     for conv in program.ops:
-        if conv.kind == "binary_conv2d":
+        if conv.kind in LAST_STAGE:
             step = _chain(conv, only_reader, taken)
             taken.update(op.output for op in step.ops)
             chains.append(step)
-    chains = [_with_threshold(step, writer, only_reader, taken) for step in chains]
+    chains = [_with_threshold(step, writer, only_reader, taken) if step.conv else step for step in chains]
     alone = [Step((op,), op.output) for op in program.ops if op.output not in taken]
     # A step runs where its last operation stood: all that it reads is there by then.
     return tuple(sorted([*chains, *alone], key=lambda step: max(place[op.output] for op in step.ops)))
@@ -76,7 +76,11 @@ def _chain(conv: Op, only_reader: OnlyReader, taken: set[str]) -> Step:
         if reader is None or reader.output in taken:
             break
         slot = _slot(reader)
-        if slot is None or _STAGES[slot] < stage or (slot != "added" and _STAGES[slot] == stage):
+        if (
+            slot is None
+            or not stage <= _STAGES[slot] <= LAST_STAGE[conv.kind]
+            or (slot != "added" and _STAGES[slot] == stage)
+        ):
             break
         if slot == "added":
             if len(added) == MOST_ADDED:
@@ -86,9 +90,11 @@ def _chain(conv: Op, only_reader: OnlyReader, taken: set[str]) -> Step:
             parts[slot] = reader
         stage = _STAGES[slot]
         ops.append(reader)
-    return Step(tuple(ops), ops[-1].output, conv, added=tuple(added), **parts)
+    return Step(tuple(ops), ops[-1].output, conv if conv.kind == "binary_conv2d" else None, added=tuple(added), **parts)
 
 
+# How far what follows each kind of convolution is fused to it.
+LAST_STAGE = {"binary_conv2d": 5, "conv2d": 2}
 _STAGES = {"batch_norm": 1, "activation": 2, "shuffle": 3, "added": 4, "bits": 5}
 
 

@@ -61,6 +61,15 @@ class Epilogue:
     high: float = np.inf
     source: Array | None = None
 
+    def rows(self, channels: int) -> Array:
+        """float32 [6, channels filled up to 16]: a row for each step, what changes nothing where it is left out."""
+        scale = None if self.scale is None else self.scale[slice(None) if self.source is None else self.source]
+        rows = np.zeros((6, _whole(channels)), dtype=np.float32)
+        given = (scale, self.factor, self.shift, self.slope, self.low, self.high)
+        for row, value, default in zip(rows, given, (1, 1, 0, 1, 0, 0), strict=True):
+            row[:channels] = default if value is None else value
+        return rows
+
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
@@ -117,7 +126,7 @@ class BinaryLayer:
         self.epilogue = epilogue or Epilogue()
         # Two layouts at most; each is made when an input first needs it.
         self._weights = lru_cache(maxsize=2)(self._lay_out)
-        self._of_filters = lru_cache(maxsize=1)(self._per_filter)
+        self._parameters = self.epilogue.rows(self.filters)
 
     def _lay_out(self, few_pixels: bool) -> Array:
         return self.form.lay_out(self.weight_words, self.groups, self.group_channels, 1 if few_pixels else MOST_PIXELS)
@@ -256,17 +265,6 @@ class BinaryLayer:
         lanes = group * self.blocks * LANES + place
         return 0 if np.array_equal(lanes, channel) else address(lanes.astype(np.int64))
 
-    def _per_filter(self) -> Array:
-        """The parameters of `store_real`, one row each."""
-        e, filters = self.epilogue, self.filters
-        source = slice(None) if e.source is None else e.source
-        scale = np.ones(filters) if e.scale is None else e.scale[source]
-        rows = np.zeros((6, _whole(filters)), dtype=np.float32)
-        given = (scale, e.factor, e.shift, e.slope, e.low, e.high)
-        for row, value, default in zip(rows, given, (1, 1, 0, 1, 0, 0), strict=True):
-            row[:filters] = default if value is None else value
-        return rows
-
     def _put_outputs(
         self,
         put: Callable[..., None],
@@ -280,8 +278,7 @@ class BinaryLayer:
         for name, array in (("out", out), ("first", first), ("second", second)):
             if array is not None:
                 put(**{name: address(array), f"{name}_pixel": _pixel_bytes(array, name)})
-        parameters = self._of_filters()
-        put(parameters=address(parameters), parameter_bytes=parameters.strides[0])
+        put(parameters=address(self._parameters), parameter_bytes=self._parameters.strides[0])
         if outputs.bits is not None and outputs.bits_threshold is not None:
             values, signs = outputs.bits_threshold.rows()
             bits_groups, bits_words = outputs.bits.shape[3:]

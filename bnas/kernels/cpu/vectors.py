@@ -98,6 +98,23 @@ def _sums(b: Builder, counts: Value, base: Value) -> Value:
     return b.sub(load(b, base, vector, 4), b.add(differing, differing))
 
 
+def _followed(b: Builder, value: Value, rows: Any) -> Value:
+    """v * factor + shift, v if v > 0 else v * slope, limited to [low, high]: each step rounds by itself."""
+    factor, shift, slope, low, high = rows
+    value = b.fadd(b.fmul(value, factor), shift)
+    value = b.select(b.fcmp_ordered(">", value, value.type(None)), value, b.fmul(value, slope))
+    value = b.select(b.fcmp_ordered("<", value, low), low, value)
+    return b.select(b.fcmp_ordered(">", value, high), high, value)
+
+
+def _rows(b: Builder, address: Value, stride: Value, vector: ir.VectorType, count: int) -> list[Value]:
+    found = []
+    for _ in range(count):
+        found.append(load(b, address, vector, 4))
+        address = b.add(address, stride)
+    return found
+
+
 @intrinsic
 def store_real(typing_context, counts, base, parameters, stride, first, second, out, count):  # type: ignore[no-untyped-def]
     """The first `count` of 16 float32 at `out`: what follows a binary convolution, in the order of the operations.
@@ -111,16 +128,8 @@ def store_real(typing_context, counts, base, parameters, stride, first, second, 
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         counts, base, parameters, stride, first, second, out, count = arguments
         floats = ir.VectorType(F32, LANES)
-        rows = []
-        for _ in range(6):
-            rows.append(load(b, parameters, floats, 4))
-            parameters = b.add(parameters, stride)
-        scale, factor, shift, slope, low, high = rows
-        value = b.fmul(b.sitofp(_sums(b, counts, base), floats), scale)
-        value = b.fadd(b.fmul(value, factor), shift)
-        value = b.select(b.fcmp_ordered(">", value, floats(None)), value, b.fmul(value, slope))
-        value = b.select(b.fcmp_ordered("<", value, low), low, value)
-        value = b.select(b.fcmp_ordered(">", value, high), high, value)
+        scale, *rest = _rows(b, parameters, stride, floats, 6)
+        value = _followed(b, b.fmul(b.sitofp(_sums(b, counts, base), floats), scale), rest)
         result = cgutils.alloca_once_value(b, value)
         for other in (first, second):
             with b.if_then(b.icmp_signed("!=", other, I64(0))):
@@ -129,6 +138,20 @@ def store_real(typing_context, counts, base, parameters, stride, first, second, 
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8), generate
+
+
+@intrinsic
+def follow_real(typing_context, x, parameters, stride, count):  # type: ignore[no-untyped-def]
+    """The same in place on the first `count` of 16 float32 at x, without a scale and sums: five rows of parameters."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        x, parameters, stride, count = arguments
+        floats = ir.VectorType(F32, LANES)
+        value = _followed(b, _load_first(b, x, floats, count), _rows(b, parameters, stride, floats, 5))
+        _store_first(b, value, x, count)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 def _peek(kind: ir.Type, numba_type: Any) -> Any:
