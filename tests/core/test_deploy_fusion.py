@@ -103,6 +103,9 @@ def test_most_of_a_network_is_fused():
         ("binary_conv2d", "channel_shuffle", "threshold"),
         ("binary_conv2d", "threshold"),
     ]
+    assert ("conv2d", "batch_norm", "relu") in [
+        tuple(op.kind for op in step.ops) for step in fuse(packed(trained(Cell("bats"))).program)
+    ]
     blocks = fuse(packed(trained(Blocks("bireal", "real", "prelu"))).program)
     assert ("threshold", "binary_conv2d", "batch_norm", "prelu", "add") in [
         tuple(op.kind for op in step.ops) for step in blocks
@@ -124,6 +127,19 @@ def test_a_value_that_others_read_is_not_swallowed():
     assert [len(step.ops) for step in fuse(made.program)] == [2, 1, 1, 1]
     x = images(3)
     assert torch.equal(PackedNetwork(made)(x), PackedNetwork(made, fuse=False)(x))
+
+
+def test_threads_do_not_change_results(monkeypatch):
+    for work in ("cpu.layer.PRODUCTS_FOR_THREADS", "cpu.pack.VALUES_FOR_THREADS", "cpu.real.VALUES_FOR_THREADS"):
+        monkeypatch.setattr(f"bnas.kernels.{work}", 0)
+    made, x = packed(trained(Cell("bats"))), images(6)
+    expected = PackedNetwork(made)(x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(PackedNetwork(made)(x), expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_logits_stay_when_the_network_runs_again():

@@ -3,6 +3,7 @@
 `BinaryLayer.plan` fixes one input size and one set of buffers; running the plan is one call of compiled code.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -89,13 +90,25 @@ class Plan:
     job: Array
     tasks: int
     products: int
+    scratch_bytes: int
     kept: list[Any] = field(default_factory=list)
 
     def __call__(self) -> None:
-        if self.tasks > 1 and threads_for(self.products, PRODUCTS_FOR_THREADS) > 1:
-            self.form.parallel(self.job, self.tasks)
-        else:
-            self.form.serial(self.job, self.tasks)
+        threads = threads_for(self.products, PRODUCTS_FOR_THREADS) if self.tasks > 1 else 1
+        self.job["scratch"] = _scratch(threads * self.scratch_bytes)
+        (self.form.parallel if threads > 1 else self.form.serial)(self.job, self.tasks)
+
+
+_own = threading.local()
+
+
+def _scratch(size: int) -> int:
+    """Address of at least `size` bytes, for the calling thread alone and until its next call: all plans share them."""
+    memory: Array | None = getattr(_own, "memory", None)
+    if memory is None or memory.nbytes < size:
+        # Zeros: operands behind the last pixel are read, and must be offsets of tables.
+        memory = _own.memory = aligned(np.zeros(size, dtype=np.uint8))
+    return int(memory.ctypes.data)
 
 
 class BinaryLayer:
@@ -166,10 +179,10 @@ class BinaryLayer:
         rows = self._put_operands(put, address, N, Ho, Wo)
         self._put_border(put, address, (H, W), (Ho, Wo))
         self._put_outputs(put, address, outputs, first, second)
-        self._put_scratch(put, address, rows, Wo)
+        scratch_bytes = self._put_scratch(put, rows, Wo)
         chunks = -(-Ho // rows)
         products = N * Ho * Wo * self.filters * self.group_channels * self.kh * self.kw
-        return Plan(self.form, job, N * chunks, products, kept)
+        return Plan(self.form, job, N * chunks, products, scratch_bytes, kept)
 
     def _put_window(self, put: Callable[..., None], address: Callable[[Array], int], Ho: int, Wo: int) -> None:
         pad = full_words(self.group_channels) if self.pad_value == 1 else np.zeros(self.words, np.uint32)
@@ -297,21 +310,16 @@ class BinaryLayer:
         pixel = self.form.steps(self.group_channels) * self.form.step_bytes
         return _whole(in_rows * self._in_width(Wo) * pixel + 8, 8)
 
-    def _put_scratch(self, put: Callable[..., None], address: Callable[[Array], int], rows: int, Wo: int) -> None:
+    def _put_scratch(self, put: Callable[..., None], rows: int, Wo: int) -> int:
+        """How the scratch memory of a thread is divided, and its size."""
         lanes = self.groups * self.blocks * LANES
         counts_at = _whole(self._plane_bytes(rows, Wo) * self.groups, 64)
         row_at = counts_at + 4 * lanes * (rows * Wo + MOST_PIXELS)
         flat_at = row_at + _whole(8 * (self.filters + LANES), 64)
         flat = 4 * (max(self.channels, self.filters) // 32 + 2 + self.groups * self.words)
         per_thread = _whole(flat_at + flat, 64)
-        scratch = aligned(np.zeros(per_thread * _threads_at_most(), dtype=np.uint8))
-        put(scratch=address(scratch), scratch_bytes=per_thread, counts_at=counts_at, row_at=row_at, flat_at=flat_at)
-
-
-def _threads_at_most() -> int:
-    from numba.core import config
-
-    return int(config.NUMBA_NUM_THREADS)
+        put(scratch_bytes=per_thread, counts_at=counts_at, row_at=row_at, flat_at=flat_at)
+        return per_thread
 
 
 def _whole(number: int, of: int = LANES) -> int:
