@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnas.binary import Binarizer, Scheme
+from bnas.errors import BnasError
 from bnas.layers import BinaryConv2d, NormBinarize
 from bnas.layers.activation import Activation
 from bnas.layers.precision import without_autocast
@@ -82,6 +83,11 @@ class SharedBinaryConv2d(BinaryConv2d):
 
     def __init__(self, channels: int, scheme: Scheme, numbers: Sequence[int], *, stride: int = 1) -> None:
         super().__init__(channels, channels, 3, scheme, stride=stride, padding=1, groups=numbers[0])
+        if self.weight.shape != (channels, channels // numbers[0], 3, 3):
+            raise BnasError(
+                "its scheme makes several filters of each learned one, so that numbers of groups cannot share a weight; "
+                "take another scheme for the super-network"
+            )
         self.narrower = nn.ModuleDict({str(groups): scheme.weight(self.kept(groups)) for groups in numbers[1:]})
 
     def kept(self, groups: int) -> Tensor:

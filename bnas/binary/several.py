@@ -29,6 +29,11 @@ class Several(Binarizer):
         return Packing(self.count, signs(self.count))
 
     @property
+    def packs(self) -> bool:
+        # Its scales are its own: what reads or replaces `scale` would have no effect.
+        return False
+
+    @property
     def compares(self) -> bool:
         return False
 

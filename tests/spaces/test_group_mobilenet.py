@@ -578,3 +578,8 @@ def test_the_shipped_job_makes_its_networks() -> None:
             spec = job.spec(part, (3, 32, 32), 10)
             assert spec.scheme == "bireal"
             space.build(space.random(np.random.default_rng(0)), spec)
+
+
+def test_a_scheme_whose_filters_are_made_of_fewer_cannot_share_weights_between_numbers_of_groups():
+    with pytest.raises(BnasError, match="numbers of groups cannot share a weight"):
+        SharedBinaryConv2d(8, make_scheme("cbcn"), (1, 2))

@@ -256,7 +256,11 @@ def least_squares(
             magnitudes = Averaged(magnitudes, count)
         return Residual(Box(), magnitudes, count, pre=pre)
 
+    def of_weight(weight: Tensor) -> Binarizer:
+        single = weights == "ls-1"
+        return Binarizer(Box(), scale=MeanAbs("detached")) if single else residual(weights, "filter")
+
     return Scheme(
-        lambda weight: residual(weights, "filter"),
+        of_weight,
         lambda channels: residual(activations, "sample", ClipBetween(-clip, clip)),
     )
