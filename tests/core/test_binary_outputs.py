@@ -1,0 +1,74 @@
+"""What a scheme does around a layer's product: sizes that come with the first map, and what is packed of it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnas.binary import make_scheme
+from bnas.binary.outputs import materialize, waiting
+from bnas.binary.terms import attached
+from bnas.data import Batches, ImageSet, Normalization
+from bnas.deploy.pack import export
+from bnas.deploy.runtime import PackedNetwork
+from bnas.deploy.verify import verify
+from bnas.errors import BnasError
+from bnas.layers import BinaryConv2d, NormBinarize
+from bnas.training.recipe import Recipe
+from bnas.training.trainer import Trainer
+
+
+class Net(nn.Module):
+    def __init__(self, gamma: str) -> None:
+        super().__init__()
+        scheme = make_scheme("xnor-plus-plus", {"gamma": gamma})
+        self.norm, self.conv = NormBinarize(1, scheme), BinaryConv2d(1, 4, 3, scheme)
+        self.classifier = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.conv(self.norm(x)).mean((2, 3)))
+        return logits
+
+
+def test_sizes_come_with_the_first_map_and_with_a_state() -> None:
+    net = Net("channel-rows-columns")
+    assert waiting(net) == "conv.output.rows"
+    materialize(net, torch.zeros(1, 1, 6, 5))
+    assert waiting(net) is None
+    assert net.training
+    assert (tuple(net.conv.output.rows.shape), tuple(net.conv.output.columns.shape)) == ((4,), (3,))
+    with torch.no_grad():
+        net.conv.output.rows.copy_(torch.arange(4.0))
+    other = Net("channel-rows-columns")
+    other.load_state_dict(net.state_dict())
+    x = torch.randn(2, 1, 6, 5)
+    assert torch.equal(other.eval()(x), net.eval()(x))
+
+
+def test_a_trainer_is_not_given_what_still_waits() -> None:
+    images = ImageSet(torch.zeros(4, 1, 6, 6, dtype=torch.uint8), torch.arange(4) % 2)
+    batches = Batches(images, 2, seed=0, normalization=Normalization((0.0,), (1.0,)))
+    with pytest.raises(BnasError, match=r"conv.output.full is tied to one size of map.*take gamma 'channel'"):
+        Trainer(Net("full"), batches, Recipe(epochs=1), seed=0)
+
+
+def test_gamma_of_channels_is_packed_as_the_scale() -> None:
+    net = Net("channel").eval()
+    with torch.no_grad():
+        net.conv.output.a.copy_(torch.tensor([0.5, -2.0, 1.0, 3.0]))
+    file = export(net, input_shape=(1, 6, 6), classes=("a", "b"), mean=(0.5,), std=(0.25,))
+    assert any(name.endswith("scale") and list(t) == [0.5, -2.0, 1.0, 3.0] for name, t in file.tensors.items())
+    x = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert verify(net, PackedNetwork(file), x).ok
+
+
+def test_several_signs_bring_their_terms_and_lose_them_where_another_tensor_is_made() -> None:
+    norm = NormBinarize(2, make_scheme("rebnet")).eval()
+    value = norm(torch.randn(1, 2, 3, 3))
+    terms = attached(value)
+    assert terms is not None
+    assert len(terms) == 2
+    assert attached(value * 1.0) is None
+    assert attached(norm.train()(torch.randn(2, 2, 3, 3))) is None
+    # A scale at each position does not come out of a product.
+    horq = NormBinarize(2, make_scheme("horq", {"input_scale": "position"})).eval()
+    assert attached(horq(torch.randn(1, 2, 3, 3))) is None
