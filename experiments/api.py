@@ -34,6 +34,7 @@ from experiments.assembly import (
     make_strategy,
     prepare_torch,
     read_data,
+    teacher_digest,
 )
 from experiments.config import (
     MAY_CHANGE,
@@ -76,6 +77,7 @@ _SPANS_ALL = "its schedules span all epochs, so that a longer run differs from t
 WHY_FIXED = {
     "search.options.epochs": _SPANS_ALL,
     "retrain.recipe.epochs": _SPANS_ALL,
+    "retrain.teacher.weights": "a digest of the teacher's checkpoint: another network than the run began with",
     "data.images": "a digest of the training images: those in data.path are not the ones that the run began with",
 }
 
@@ -228,6 +230,7 @@ def retrain(
             **fingerprint(job, "retrain"),
             "data.images": data.train.digest(),
             "genotype": genotype.content_digest,
+            "retrain.teacher.weights": teacher_digest(job),
         },
         may_change=(*MAY_CHANGE, *(["retrain.recipe.epochs"] if _can_be_extended(job) else [])),
         why_fixed=WHY_FIXED,

@@ -1,12 +1,16 @@
 """What a job asks for, made: images, device, strategy, retraining."""
 
+import hashlib
 import os
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
+from torch import nn
 
-from bnas import memory, seeding
+from bnas import atomic, memory, seeding
 from bnas.data import Batches, Dataset, ImageSet, needs_path, read, split_for_search
+from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.space import SearchSpace
 from bnas.strategy import SearchTask, Strategy
@@ -22,7 +26,7 @@ from experiments.config import (
     strategy_options,
 )
 from experiments.deploy_target import searched_space
-from experiments.network import DescribedRetraining, NetworkCard
+from experiments.network import DescribedRetraining, NetworkCard, find_trained, load_trained
 from strategies import STRATEGIES
 
 
@@ -118,8 +122,36 @@ def make_retraining(
             round_steps=part.round_steps or None,
             initial=initial,
             losses=part.losses,
+            teacher=_teacher(part.teacher, card),
         )
     return DescribedRetraining(work, card)
+
+
+def _teacher(path: str | None, student: NetworkCard) -> nn.Module | None:
+    """The trained network that the job names, if it does; `BnasError` unless it answers the student's question."""
+    if path is None:
+        return None
+    with about("teacher"):
+        trained = load_trained(find_trained(Path(path)))
+        card = trained.card
+        for what, theirs, mine in (
+            ("images", card.spec.input_shape, student.spec.input_shape),
+            ("classes", card.classes, student.classes),
+            ("mean and std", card.normalization, student.normalization),
+        ):
+            if theirs != mine:
+                raise BnasError(f"{path} was trained on other {what}: {theirs}; those of this training are {mine}")
+    return trained.model
+
+
+def teacher_digest(job: Job) -> str | None:
+    """Of the weights that the job's teacher has, wherever they lie; None without a teacher."""
+    if job.retrain.teacher is None:
+        return None
+    with about("retrain.teacher"):
+        path = find_trained(Path(job.retrain.teacher)).checkpoint
+        with atomic.explaining("read", path):
+            return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def explaining_memory(job: Job, part: str) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from bnas.errors import BnasError, nearest
 from bnas.options import check_number, option
 from bnas.rundir import RunFiles
 from bnas.space import NetSpec, SearchSpace
-from bnas.training.extra_losses import EXTRA_LOSSES, loss_options
+from bnas.training.extra_losses import EXTRA_LOSSES, check_teacher, loss_options
 from bnas.training.recipe import Recipe
 from bnas.training.stages import STAGE_MODES, ListedStage, Stage, listed_stages, plan_stages
 from experiments import yaml_file
@@ -138,6 +138,9 @@ class RetrainJob:
     init_from: str | None = option(
         None, "checkpoint or folder of a retraining to start from; a classifier of another size starts anew", "ours"
     )
+    teacher: str | None = setting(
+        None, "folder or checkpoint of a trained network, for the losses that learn from one; null: none"
+    )
     init_from_search: bool = option(False, "start from the super-network's weights (needs equal sizes)", "ours")
     augmentation: Augmentation = field(default_factory=Augmentation, metadata=_help("how training images are varied"))
     round_steps: int = setting(0, "steps between two checkpoints; 0: an epoch, at most 200 steps")
@@ -187,8 +190,8 @@ class Job:
 
 # What a single search or retraining does not depend on.
 OF_COMPARISONS = ("seeds", "compare", "compare_options", "spaces", "genotype")
-# May differ between two starts of one run. Images may move to another folder; that they are the same ones is checked.
-MAY_CHANGE = ("device", "deterministic", "data.path")
+# May differ between two starts of one run. Images and teacher may move to another folder; that they are the same is checked.
+MAY_CHANGE = ("device", "deterministic", "data.path", "retrain.teacher")
 # Smaller values need less memory.
 MEMORY_KEYS = {
     "search": ("search.batch_size", "search.size.channels", "search.size.cells"),
@@ -317,6 +320,8 @@ def _completed(job: Job) -> Job:
         for name, part, start in (("search", job.search, {}), ("retrain", job.retrain, space.retrain_size))
     ]
     losses = loss_options(job.retrain.losses, "retrain.losses")
+    with about("retrain"):
+        check_teacher(losses, job.retrain.teacher is not None, "retrain.teacher")
     if job.retrain.init_from is not None and job.retrain.init_from_search:
         raise JobError("retrain.init_from: a network starts from one place; set init_from_search to false")
     with about("retrain.stage_list" if job.retrain.stage_list else "retrain.stages"):

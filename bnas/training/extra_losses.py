@@ -16,14 +16,29 @@ from bnas import strict
 from bnas.errors import BnasError
 from bnas.options import check_number, option
 from bnas.registry import Registry
+from bnas.training.distillation import (
+    ApprenticeLoss,
+    ApprenticeOptions,
+    DistillLoss,
+    DistillOptions,
+    HintLoss,
+    HintOptions,
+    SoftLabelLoss,
+    SoftLabelOptions,
+)
+from bnas.training.loss_module import LossModule, TaughtLoss
+from bnas.training.regularizers import (
+    BinarityLoss,
+    BinarityOptions,
+    ClipLevelLoss,
+    ClipLevelOptions,
+    SlimmingLoss,
+    SlimmingOptions,
+    SquaredHingeLoss,
+    SquaredHingeOptions,
+)
+from bnas.training.teacher import Teacher
 from bnas.training.updates import latent_weights
-
-
-class LossModule(nn.Module):
-    """An `ExtraLoss` with a state: called with (model, logits [N, classes], labels [N]) after each forward."""
-
-    def attach(self, model: nn.Module) -> None:
-        """Called once, before the first step, with the model that is trained: the place for hooks and shapes."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +137,25 @@ class LossEntry:
     make: Callable[[Any], LossModule]
     options: type[Any]
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether it compares with a teacher."""
+        return isinstance(self.make, type) and issubclass(self.make, TaughtLoss)
+
 
 EXTRA_LOSSES: Registry[LossEntry] = Registry(
     "loss",
     {
         "kernel": LossEntry(KernelLoss, KernelOptions),
         "centre": LossEntry(CentreLoss, CentreOptions),
+        "distill": LossEntry(DistillLoss, DistillOptions),
+        "soft_labels": LossEntry(SoftLabelLoss, SoftLabelOptions),
+        "apprentice": LossEntry(ApprenticeLoss, ApprenticeOptions),
+        "hint": LossEntry(HintLoss, HintOptions),
+        "squared_hinge": LossEntry(SquaredHingeLoss, SquaredHingeOptions),
+        "binarity": LossEntry(BinarityLoss, BinarityOptions),
+        "clip_level": LossEntry(ClipLevelLoss, ClipLevelOptions),
+        "slimming": LossEntry(SlimmingLoss, SlimmingOptions),
     },
 )
 
@@ -146,6 +174,22 @@ def loss_options(losses: Mapping[str, Any], key: str = "losses") -> dict[str, An
     return checked
 
 
-def make_losses(losses: Mapping[str, Any]) -> Sequence[LossModule]:
+def check_teacher(losses: Mapping[str, Any], has_teacher: bool, key: str = "teacher") -> None:
+    """`BnasError` where a loss has no teacher to learn from, or a teacher no loss; `key` is what names one in a job."""
+    taught = [name for name in losses if EXTRA_LOSSES[name].is_taught]
+    if taught and not has_teacher:
+        raise BnasError(f"loss {taught[0]} learns from a trained network: name its checkpoint or folder by {key}")
+    if has_teacher and not taught:
+        kinds = ", ".join(name for name, entry in EXTRA_LOSSES.items() if entry.is_taught)
+        raise BnasError(f"{key} is given, but no loss learns from it; those that do: {kinds}")
+
+
+def make_losses(losses: Mapping[str, Any], teacher: Teacher | None = None) -> Sequence[LossModule]:
     """The losses of a table name -> options (a table of values, or none for the defaults), new and not attached."""
-    return tuple(EXTRA_LOSSES[name].make(options) for name, options in loss_options(losses).items())
+    options = loss_options(losses)
+    check_teacher(losses, teacher is not None)
+    made = tuple(EXTRA_LOSSES[name].make(values) for name, values in options.items())
+    for loss in made:
+        if isinstance(loss, TaughtLoss) and teacher is not None:
+            loss.teacher = teacher
+    return made

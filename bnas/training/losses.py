@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,8 +44,17 @@ def total_loss(
     auxiliary_weight: float,
     extra_losses: Sequence[ExtraLoss] = (),
 ) -> Tensor:
-    """`classification_loss` plus every extra term."""
-    loss = classification_loss(outputs, labels, label_smoothing=label_smoothing, auxiliary_weight=auxiliary_weight)
+    """`classification_loss` plus every extra term; an auxiliary head always has the cross-entropy.
+
+    Where one of the terms stands in the place of the cross-entropy of the logits, that is left out.
+    """
+    logits = main_logits(outputs)
+    replaced = any(getattr(extra, "replaces_cross_entropy", False) for extra in extra_losses)
+    loss = logits.new_zeros((), dtype=torch.float32)
+    if not replaced:
+        loss = classification_loss(outputs, labels, label_smoothing=label_smoothing, auxiliary_weight=auxiliary_weight)
+    elif isinstance(outputs, tuple):
+        loss = auxiliary_weight * classification_loss(outputs[1], labels, label_smoothing=label_smoothing)
     for extra in extra_losses:
-        loss = loss + extra(model, main_logits(outputs), labels)
+        loss = loss + extra(model, logits, labels)
     return loss

@@ -18,6 +18,7 @@ from bnas.training.extra_losses import make_losses
 from bnas.training.metrics import accuracy, latent_signs, sign_flips
 from bnas.training.recipe import Recipe
 from bnas.training.stages import STAGE_MODES, Stage, binarize_deepest, plan_stages, two_stages
+from bnas.training.teacher import Teacher
 from bnas.training.trainer import Trainer
 from bnas.training.transfer import transfer
 
@@ -36,7 +37,8 @@ class Retraining:
     (`transfer`) and has a fresh optimizer and schedule. `train`: all training images; `validation`, where given, is
     evaluated after each round. `round_steps`: steps a round, by default an epoch or an equal part of one of at most
     200 steps. `initial`: weights that the first stage starts from (a super-network's), by name and shape. `losses`:
-    extra losses by name, with their options (`extra_losses.py`); each stage starts with new ones.
+    extra losses by name, with their options (`extra_losses.py`); each stage starts with new ones. `teacher`: a trained
+    network for those that learn from one; it is frozen, and no part of the state.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Retraining:
         round_steps: int | None = None,
         initial: Mapping[str, Tensor] | None = None,
         losses: Mapping[str, Any] | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         if not stages:
             raise ValueError("a retraining needs at least one stage")
@@ -61,6 +64,7 @@ class Retraining:
         self._build, self._recipe, self._seed, self._device = build, recipe, seed, device
         self._train, self._normalization, self._augmentation = train, normalization, augmentation
         self._losses = losses or {}
+        self._teacher = None if teacher is None else Teacher(teacher)
         self._validation: Batches | None = None
         if validation is not None:
             self._validation = Batches(
@@ -171,6 +175,6 @@ class Retraining:
             recipe,
             seed=self._seed,
             device=self._device,
-            extra_losses=make_losses(self._losses),
+            extra_losses=make_losses(self._losses, self._teacher),
             purpose=purpose,
         )

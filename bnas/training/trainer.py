@@ -14,7 +14,7 @@ from bnas.binary.outputs import waiting
 from bnas.errors import BnasError
 from bnas.nonfinite import NonFiniteLoss
 from bnas.training import schedules
-from bnas.training.extra_losses import LossModule
+from bnas.training.loss_module import LossModule
 from bnas.training.losses import ExtraLoss, main_logits, total_loss
 from bnas.training.metrics import Forward
 from bnas.training.recipe import Recipe
@@ -68,18 +68,18 @@ class Trainer:
         self._seed, self._purpose = seed, purpose
         self._before_step = before_step
         self._forward: Forward = model if forward is None else forward
-        self._optimizer = make_optimizer(model, recipe)
+        self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema_decay else None
+        self._stateful = [loss for loss in self.extra_losses if isinstance(loss, LossModule)]
+        for loss in self._stateful:
+            # After the copy for the average, which is to have no hooks.
+            loss.attach(self.model)
+        self._optimizer = make_optimizer(model, recipe, [p for loss in self._stateful for p in loss.parameters()])
         # Bop's weights are -1 or +1 and never beyond a window.
         self._clips = recipe.optimizer != "bop"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._latents = latent_weights(model)
         self._annealed = annealed_parts(model)
         self._checked = False
-        self._average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema_decay else None
-        self._stateful = [loss for loss in self.extra_losses if isinstance(loss, LossModule)]
-        for loss in self._stateful:
-            # After the copy for the average, which is to have no hooks.
-            loss.attach(self.model)
 
     @property
     def finished(self) -> bool:

@@ -85,8 +85,10 @@ def parameter_groups(model: nn.Module) -> Groups:
     return groups
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam, SGD or Bop over the groups "latent", "decayed" and "plain" (empty ones left out).
+def make_optimizer(model: nn.Module, recipe: Recipe, beside: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Adam, SGD or Bop over the groups "latent", "decayed", "plain" and "beside" (empty ones left out).
+
+    `beside`: what is trained with the model and is none of its parameters, such as what a loss learns.
 
     Weight decay is the L2 form that the papers' code uses. The fused form is taken where there is one: a cell network
     has hundreds of small parameters, and on CUDA it keeps the loss scaler from waiting for the device in every step.
@@ -100,6 +102,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     if not settings:
         raise ValueError("the model has no parameter to train")
+    if beside:
+        settings.append({"name": "beside", "params": list(beside), "weight_decay": 0.0})
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if recipe.optimizer == "sgd":
         sgd = torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, fused=fused)

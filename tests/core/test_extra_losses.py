@@ -12,6 +12,7 @@ from bnas.layers import BinaryConv2d, NormBinarize
 from bnas.training.extra_losses import EXTRA_LOSSES, make_losses
 from bnas.training.recipe import Recipe
 from bnas.training.retraining import Retraining, plan_stages
+from bnas.training.teacher import Teacher
 from bnas.training.trainer import Trainer
 from experiments.config import make_job
 
@@ -37,10 +38,14 @@ def images(count: int = 24) -> ImageSet:
     return ImageSet(pixels, torch.arange(count) % 3)
 
 
-def trainer(losses: dict, **recipe) -> Trainer:
+def trainer(losses: dict, scheme: str = "xnor", **recipe) -> Trainer:
+    torch.manual_seed(1)
+    taught = any(EXTRA_LOSSES[name].is_taught for name in losses)
+    teacher = Teacher(Small("real")) if taught else None
     torch.manual_seed(0)
     batches = Batches(images(), 6, seed=0, normalization=Normalization.of(images()))
-    return Trainer(Small(), batches, Recipe(epochs=3, **recipe), seed=0, extra_losses=make_losses(losses))
+    made = make_losses(losses, teacher)
+    return Trainer(Small(scheme), batches, Recipe(epochs=3, **recipe), seed=0, extra_losses=made)
 
 
 def test_kernel_loss_is_what_numpy_says() -> None:
@@ -174,7 +179,29 @@ def test_centre_loss_needs_a_classifier() -> None:
         loss.attach(nn.Linear(2, 2))
 
 
-def test_every_loss_joins_a_training() -> None:
-    for name in EXTRA_LOSSES:
-        run = trainer({name: None})
-        assert np.isfinite(run.run_steps(2)["loss"])
+# What a loss needs that has no default, and a scheme that has what it is about.
+NEEDED = {"hint": {"layers": ["conv"]}}
+SCHEMES = {"clip_level": "pact"}
+
+
+@pytest.mark.parametrize("name", EXTRA_LOSSES)
+def test_every_loss_changes_a_training_that_resumes_exactly(name: str) -> None:
+    """A training of 3 and 3 steps with the saved state between is one of 6; without the loss it is another one."""
+    losses, scheme = {name: NEEDED.get(name)}, SCHEMES.get(name, "xnor")
+    losses[name] = {
+        **(losses[name] or {}),
+        **({"weight": 0.1} if name in ("binarity", "clip_level", "slimming") else {}),
+    }
+
+    def weights(run: Trainer) -> list[Tensor]:
+        return [p.detach().clone() for p in run.model.parameters()]
+
+    whole, first, second = (trainer(losses, scheme) for _ in range(3))
+    whole.run_steps(6)
+    first.run_steps(3)
+    second.load_state_dict(first.state_dict())
+    second.run_steps(3)
+    assert all(map(torch.equal, weights(whole), weights(second)))
+    without = trainer({}, scheme)
+    without.run_steps(6)
+    assert not all(map(torch.equal, weights(whole), weights(without)))
