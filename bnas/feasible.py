@@ -18,7 +18,7 @@ RETRIES = 50
 # Mutations of the cheapest architecture, each kept where it stays within the budget.
 WALK = 20
 # Networks that are measured while looking for the cheapest one.
-MEASUREMENTS = 1000
+MEASUREMENTS = 150
 
 
 def neighbours(space: SearchSpace, genotype: Genotype) -> Iterator[Genotype]:

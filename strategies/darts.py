@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bnas import seeding
 from bnas.collapse import CollapseWatch
+from bnas.feasible import Feasible
 from bnas.genotype import Genotype
 from bnas.nonfinite import NonFiniteLoss
 from bnas.panel import NetworkPanel, gate_figures, mean_entropy
@@ -27,7 +28,7 @@ from bnas.training.schedules import anneal
 from bnas.training.trainer import Trainer
 from strategies.alphas import Alphas
 from strategies.darts_options import DartsOptions
-from strategies.expected_cost import ExpectedMacs
+from strategies.expected_cost import ExpectedCost, ExpectedLatency, ExpectedMacs
 from strategies.unrolled import unrolled_gradient
 
 ALPHA_BETAS = (0.5, 0.999)
@@ -65,15 +66,22 @@ class Darts:
         )
         # Gradients of the alphas flow back through float16 too, where small ones would be lost without a scale.
         self._scaler = torch.amp.GradScaler(task.device.type, enabled=options.precision == "float16")
-        self._cost = None
-        if options.cost_weight:
-            self._cost = ExpectedMacs(self._net, options.cost_unit, self._alphas.soft_gates(math.inf))
+        self._feasible = Feasible(task, options.budget)
+        # Fails where the budget allows nothing, before anything is trained.
+        self._of_alphas(temperature=1.0)
+        self._cost = self._expected_cost() if options.cost_weight else None
         self._panel = NetworkPanel(self._net, next(task.val.fixed(1))[0])
         self._watch = CollapseWatch(options, ADVICE)
         self._ended = False
         self._best: dict[str, Any] = {}
         self._val_losses: list[Tensor] = []
         self._val_correct: list[Tensor] = []
+
+    def _expected_cost(self) -> ExpectedCost:
+        o, start = self._options, self._alphas.soft_gates(math.inf)
+        if o.cost == "latency":
+            return ExpectedLatency(self._task.space, self._feasible, self._task.device, o.cost_unit, start)
+        return ExpectedMacs(self._net, o.cost_unit, start)
 
     @property
     def alpha_learning_rate(self) -> float:
@@ -216,10 +224,12 @@ class Darts:
         for group in self._optimizer.param_groups:
             group["lr"] = self.alpha_learning_rate * self._options.restored_rate
 
-    def _of_alphas(self) -> Genotype:
-        scores = argmax_scores(self._alphas.scores(self.temperature(self._trainer.step)))
-        single = {d.name: [1.0] for d in self._task.space.decisions if d.name not in scores}
-        return self._task.space.derive(scores | single)
+    def _of_alphas(self, temperature: float | None = None) -> Genotype:
+        """The best of the scores; over the budget, what is changed of it costs the least score (`Feasible.repaired`)."""
+        temperature = self.temperature(self._trainer.step) if temperature is None else temperature
+        scores = argmax_scores(self._alphas.scores(temperature))
+        scores |= {d.name: [1.0] for d in self._task.space.decisions if d.name not in scores}
+        return self._feasible.repaired(self._task.space.derive(scores), scores)
 
     def derive(self) -> Genotype:
         """By `genotype`; after a stop because of a collapse, that of the last healthy round."""

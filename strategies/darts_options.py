@@ -1,7 +1,8 @@
 """Options of `darts`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bnas.budget import ABOUT_BUDGET, Budget
 from bnas.collapse import CollapseOptions
 from bnas.errors import BnasError, check_choice
 from bnas.options import check_number, option
@@ -10,6 +11,7 @@ from strategies.alphas import GATES
 
 ORDERS = ("first", "second")
 TEMPERATURES = ("constant", "linear", "exponential")
+COSTS = ("macs", "latency")
 GENOTYPE_RULES = ("last", "best_val_after")
 
 
@@ -57,10 +59,17 @@ class DartsMethod:
         "a weight per edge, softmax over the edges into one node, times those of its operations (PC-DARTS)",
         "code",
     )
+    cost: str = option(
+        "macs",
+        "what cost_weight weighs: macs, real + binary / 64; latency, by budget.latency_table",
+        "ours",
+        choices=COSTS,
+    )
     cost_weight: float = option(0.0, "lambda of the term + lambda * expected cost / unit in the alphas' loss", "ours")
     cost_unit: float = option(
-        0.0, "MACs (real + binary / 64) of one image that count as 1; 0: what even gates are expected to cost", "ours"
+        0.0, "MACs (microseconds) of one image that count as 1; 0: what even gates are expected to cost", "ours"
     )
+    budget: Budget = field(default_factory=Budget, metadata=ABOUT_BUDGET)
     genotype: str = option(
         "last",
         "the answer: that of the last alphas, or best_val_after: of the round whose super-network is the most accurate",
@@ -91,6 +100,9 @@ class DartsOptions(CollapseOptions, DartsMethod):
         check_choice("gates", self.gates, GATES)
         check_choice("order", self.order, ORDERS)
         check_choice("temperature", self.temperature, TEMPERATURES)
+        check_choice("cost", self.cost, COSTS)
+        if self.cost == "latency" and self.budget.latency_table is None:
+            raise BnasError("cost latency needs budget.latency_table, a file that `bnas profile` writes")
         check_choice("genotype", self.genotype, GENOTYPE_RULES)
         check_choice("precision", self.precision, PRECISIONS)
         if self.order == "second" and self.precision != "float32":
