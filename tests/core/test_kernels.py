@@ -128,6 +128,15 @@ def test_chunks_do_not_change_the_sums(monkeypatch, at_once):
 
 
 @every_backend
+def test_sums_reach_their_extremes(backend):
+    """No bit equal, and all: partial sums in narrow integers must not overflow, which random bits would not show."""
+    x, w = np.ones((1, 300, 3, 3)), -np.ones((34, 300, 3, 3))
+    assert (by_bits(backend, x, w) == -2700).all()
+    assert (by_bits(backend, x, -w) == 2700).all()
+    assert (backend.matmul(pack_matrix(np.ones((9, 2000))), pack_matrix(-np.ones((50, 2000))), 2000) == -2000).all()
+
+
+@every_backend
 def test_inputs_need_not_be_contiguous(backend):
     x, w = signs(2, 40, 6, 6), signs(4, 40, 3, 3, seed=1)
     words, weights = pack_activations(x), pack_weights(w)
