@@ -1,13 +1,15 @@
-"""Latency of a network as the sum of its packed operations' measured times: the keys of operations, and the table.
+"""Latency of a network as the sum of the measured times of the steps that the packed runtime takes: their keys, the table.
 
-An operation is known by its kind, the shapes that it reads and writes, its attributes and its tensors' shapes. The sum
-leaves out what happens between operations; `bnas profile --check` compares it with a whole network.
+A step is known by all that its time depends on: its operations' kinds, attributes and tensors' shapes, the values that
+they read and write, which of them are the same, and whether torch or a fused step before made them.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,20 @@ from torch import nn
 
 from bnas import atomic
 from bnas.deploy.file import Packed
-from bnas.deploy.ir import Op
+from bnas.deploy.fusion import Step, fuse, one_by_one
 from bnas.deploy.pack import export
-from bnas.deploy.shapes import infer
+from bnas.deploy.shapes import Value, infer
 from bnas.errors import BnasError
 from bnas.space import NetSpec
 
 FORMAT = "bnas-latency"
-VERSION = 1
+VERSION = 2
+_NUMBER = re.compile(r"#\d+ ?")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of one operation for one image: median and half of the middle 50 % of `runs` runs."""
+    """Microseconds of one step for one image: median and half of the middle 50 % of `runs` times that it was taken."""
 
     median_us: float
     spread_us: float
@@ -46,36 +49,105 @@ def packed_for(network: nn.Module, spec: NetSpec) -> Packed:
     )
 
 
-def operations(packed: Packed) -> list[tuple[str, Op]]:
-    """(key, operation) of every operation of a program, in order; equal keys take equal time."""
-    values = infer(packed.program, {name: tensor.shape for name, tensor in packed.tensors.items()})
-    found = []
-    for op in packed.program.ops:
-        read = " + ".join(str(values[name]) for name in op.inputs)
-        parts = [f"{op.kind}: {read} -> {values[op.output]}"]
-        parts += [f"{name} {op.attributes[name]}" for name in sorted(op.attributes)]
-        parts += [f"{role} {list(packed.tensors[op.tensors[role]].shape)}" for role in sorted(op.tensors)]
-        found.append((", ".join(parts), op))
-    return found
+def operations(packed: Packed, *, fused: bool = False) -> list[tuple[str, Step | None]]:
+    """(key, step) of what one run consists of, in the order of `PackedNetwork.profile`; equal keys take equal time.
+
+    fused: for a back end that runs operations together. The last entry, without a step, is what a run does besides.
+    """
+    program = packed.program
+    values = infer(program, {name: tensor.shape for name, tensor in packed.tensors.items()})
+    steps = fuse(program) if fused else one_by_one(program)
+    prepared = {step.output for step in steps if step.conv is not None}
+    found: list[tuple[str, Step | None]] = [(_key(step, packed, values, prepared), step) for step in steps]
+    return [*found, (f"the run itself: {values[program.input]} -> {values[program.output]}", None)]
+
+
+def _key(step: Step, packed: Packed, values: Mapping[str, Value], prepared: Collection[str]) -> str:
+    """Operations in turn; values by numbers of their own, so that the key tells which of them are the same."""
+    numbers: dict[str, int] = {}
+
+    def named(name: str) -> str:
+        value = values[name]
+        groups = f" in {value.groups} groups" if value.groups not in (None, 1) else ""
+        return f"#{numbers.setdefault(name, len(numbers) + 1)} {value}{groups}"
+
+    parts = []
+    for op in step.ops:
+        text = [f"{op.kind}: {' + '.join(map(named, op.inputs))} -> {named(op.output)}"]
+        text += [f"{name} {op.attributes[name]}" for name in sorted(op.attributes)]
+        text += [f"{role} {list(packed.tensors[op.tensors[role]].shape)}" for role in sorted(op.tensors)]
+        parts.append(", ".join(text))
+    # Where such a value lies is found anew in each run.
+    moving = [f"#{numbers[name]}" for name in step.reads if step.conv is not None and name not in prepared]
+    return "; ".join([*parts, *([f"from torch: {', '.join(moving)}"] if moving else [])])
+
+
+def _parts(key: str) -> Counter[str]:
+    """The operations of a step, without the numbers of their values."""
+    return Counter(_NUMBER.sub("", key).split("; "))
+
+
+def _convolution(key: str) -> str | None:
+    return next((part for part in _parts(key) if part.startswith("binary_conv2d: ")), None)
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Measured operations by key; `about` says where: back end, device, threads, versions."""
+    """Measured steps by key; `about` says where: back end, whether its steps are fused, device, threads, versions."""
 
     rows: Mapping[str, Timing]
     about: Mapping[str, Any]
 
+    @property
+    def fused(self) -> bool:
+        return bool(self.about.get("fused", False))
+
+    def of(self, packed: Packed, where: str = "the table") -> float:
+        """Microseconds of one image through that network."""
+        return self.predict(self.keys(packed), where)
+
+    def keys(self, packed: Packed) -> Counter[str]:
+        """How often the network takes each step."""
+        return Counter(key for key, _ in operations(packed, fused=self.fused))
+
     def predict(self, keys: Mapping[str, int], where: str = "the table") -> float:
-        """Microseconds of the operations, each as often as it occurs. `BnasError` names one that is not in the table."""
-        missing = sorted(key for key in keys if key not in self.rows)
+        """Microseconds of the steps, each as often as it occurs; `row` says which measurement stands for a step.
+
+        `BnasError` names a step for which there is none.
+        """
+        rows = {key: self.row(key) for key in keys}
+        missing = sorted(key for key, row in rows.items() if row is None)
         if missing:
-            more = f" and {len(missing) - 1} more operations" if len(missing) > 1 else ""
+            more = f" and {len(missing) - 1} more steps" if len(missing) > 1 else ""
             raise BnasError(
                 f"{where} has no measurement of '{missing[0]}'{more}: measure with `bnas profile JOB --table FILE`, "
                 f"which adds what is missing"
             )
-        return sum(self.rows[key].median_us * count for key, count in keys.items())
+        return sum(self.rows[row].median_us * keys[key] for key, row in rows.items() if row is not None)
+
+    def row(self, key: str) -> str | None:
+        """The key of the row for a step: its own, else that of the measured step most like it; None: there is none.
+
+        Only a step with the same convolution is like it: what else is fused to it takes a small part of the time, and
+        has too many forms in a large space for all of them to be measured.
+        """
+        if key in self.rows:
+            return key
+        parts = _parts(key)
+
+        def distance(other: str) -> tuple[int, str]:
+            theirs = _parts(other)
+            return ((parts - theirs) + (theirs - parts)).total(), other
+
+        return min(self._by_convolution.get(_convolution(key), ()), key=distance, default=None)
+
+    @cached_property
+    def _by_convolution(self) -> Mapping[str | None, Sequence[str]]:
+        found: dict[str | None, list[str]] = {}
+        for key in self.rows:
+            if _convolution(key) is not None:
+                found.setdefault(_convolution(key), []).append(key)
+        return found
 
     def save(self, path: Path) -> None:
         content = {
@@ -111,5 +183,4 @@ class TableLatency:
         self._table = LatencyTable.load(Path(path))
 
     def __call__(self, network: nn.Module) -> float:
-        keys = Counter(key for key, _ in operations(packed_for(network, self._spec)))
-        return self._table.predict(keys, self._path)
+        return self._table.of(packed_for(network, self._spec), self._path)

@@ -1,11 +1,11 @@
-"""Time on the device at hand: each operation of packed networks by itself, and whole networks to compare the sum with.
+"""Time on the device at hand: the steps of packed networks, each in place in runs of its network, and whole networks.
 
-The packed runtime runs what is timed: binary operations by the named back end, real ones by torch, both on the host and
-one image at a time. Operations are timed one by one; a back end that fuses them runs a whole network in less.
+The packed runtime runs what is timed, as it does where it is deployed: binary operations by the named back end, fused
+where it fuses, real ones by torch, all on the host and one image at a time.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,35 +15,38 @@ from bnas import seeding
 from bnas.deploy.file import Packed
 from bnas.deploy.runtime import PackedNetwork
 from bnas.environment import environment
+from bnas.errors import BnasError
 from bnas.genotype import Genotype
+from bnas.kernels import BACKENDS, get_backend
 from bnas.latency import Timing, operations
 from bnas.space import SearchSpace
 
-# A run repeats what is timed until it takes about as long as this: far above the clock's resolution.
-SECONDS_A_RUN = 1e-3
+# Runs that find buffers, caches and compiled code as later ones will.
+WARM_UP = 3
 # What makes two tables one; the rest of the environment is only told.
-CONDITIONS = ("backend", "processor", "threads", "torch", "bnas")
+CONDITIONS = ("backend", "fused", "batch", "processor", "threads", "torch", "bnas")
 
 
 def conditions(backend: str) -> dict[str, Any]:
-    """What timings on this machine depend on."""
-    return {"backend": backend, "batch": 1, "what": "packed runtime, operations one by one", **environment()}
+    """What timings on this machine depend on; `BnasError` for a back end whose steps cannot be timed one by one."""
+    if backend == "triton":
+        hosts = ", ".join(name for name in BACKENDS if name != backend)
+        raise BnasError(
+            f"back end triton runs on a GPU, where a step's time cannot be read from the host's clock; "
+            f"a table of steps is for {hosts}, and `bnas bench` times whole networks on triton"
+        )
+    return {"backend": backend, "fused": get_backend(backend).layer is not None, "batch": 1, **environment()}
 
 
-def timed(call: Callable[[], object], runs: int) -> Timing:
-    """Median and half of the middle 50 % of `runs` runs, in microseconds a call, after two calls to warm up."""
-    call()
-    start = time.perf_counter()
-    call()
-    repeats = max(1, round(SECONDS_A_RUN / max(time.perf_counter() - start, 1e-7)))
-    taken = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        taken.append((time.perf_counter() - start) / repeats * 1e6)
-    low, median, high = (float(value) for value in np.percentile(taken, (25, 50, 75)))
-    return Timing(median, (high - low) / 2, runs)
+def differing(about: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """ "threads 2 -> 8", or "" where times measured under both conditions can be compared."""
+    changed = [key for key in CONDITIONS if about.get(key) != now[key]]
+    return ", ".join(f"{key} {about.get(key)} -> {now[key]}" for key in changed)
+
+
+def _timing(microseconds: Sequence[float]) -> Timing:
+    low, median, high = (float(value) for value in np.percentile(microseconds, (25, 50, 75)))
+    return Timing(median, (high - low) / 2, len(microseconds))
 
 
 def _image(packed: Packed) -> torch.Tensor:
@@ -53,33 +56,36 @@ def _image(packed: Packed) -> torch.Tensor:
     )
 
 
-@torch.no_grad()
-def time_operations(packed: Packed, backend: str, known: dict[str, Timing], runs: int) -> int:
-    """Add to `known` the operations of a network that are not in it; how many there were."""
-    network = PackedNetwork(packed, backend, fuse=False)
-    values: dict[str, Any] = {packed.program.input: _image(packed)}
-    added = 0
-    for key, op in operations(packed):
-        inputs = [values[name] for name in op.inputs]
-        values[op.output] = network.run_op(op, *inputs)
-        if key not in known:
-            known[key] = timed(lambda op=op, inputs=inputs: network.run_op(op, *inputs), runs)  # type: ignore[misc]
-            added += 1
-    return added
+def time_steps(packed: Packed, backend: str, known: dict[str, Timing], runs: int) -> int:
+    """Add to `known` the steps of a network that are not in it, timed in `runs` runs of it; how many there were."""
+    network, image = PackedNetwork(packed, backend), _image(packed)
+    keys = [key for key, _ in operations(packed, fused=network.fused is not None)]
+    samples: dict[str, list[float]] = {key: [] for key in keys if key not in known}
+    for number in range(WARM_UP + runs if samples else 0):
+        taken = network.profile(image, time.perf_counter)
+        for key, (_, seconds) in zip(keys, taken, strict=True):
+            if number >= WARM_UP and key in samples:
+                samples[key].append(seconds * 1e6)
+    known |= {key: _timing(its) for key, its in samples.items()}
+    return len(samples)
 
 
-@torch.no_grad()
-def time_network(packed: Packed, backend: str, runs: int, *, fuse: bool) -> Timing:
-    """One image through the whole network."""
-    network, image = PackedNetwork(packed, backend, fuse=fuse), _image(packed)
-    return timed(lambda: network.run(image), runs)
+def time_network(packed: Packed, backend: str, runs: int) -> Timing:
+    """One image through the whole network as it is deployed."""
+    network, image = PackedNetwork(packed, backend), _image(packed)
+    taken = []
+    for _ in range(WARM_UP + runs):
+        start = time.perf_counter()
+        network.run(image)
+        taken.append((time.perf_counter() - start) * 1e6)
+    return _timing(taken[WARM_UP:])
 
 
 def covering(space: SearchSpace, patience: int) -> Iterator[tuple[Genotype, Callable[[int], None]]]:
-    """Genotypes to measure, each with a function to be told how many operations it added.
+    """Genotypes to measure, each with a function to be told how many steps it added.
 
     First one for every choice, taken by all decisions that have it; then random ones, until `patience` in a row add
-    nothing: an operation may depend on several decisions.
+    nothing: a step may depend on several decisions.
     """
     idle = 0
 

@@ -16,7 +16,7 @@ from bnas.errors import BnasError, check_choice
 from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
 from bnas.rundir import RunDir, retraining_at
 from bnas.space import NetSpec
-from experiments import api, deployment, export_command
+from experiments import api, deployment, export_command, latency_report
 from experiments.config import Job, JobError, load_job, make_job, set_up, shipped_jobs
 from experiments.console import Counter, facts, fail, hint, make_reporter, print_cost, say, size, table, write_json
 from experiments.export_targets import chosen_target
@@ -88,7 +88,9 @@ def search(
     found: dict[str, Any] = {}
     if done.genotype is not None:
         found = _described(done.genotype)
-        facts([("found", done.files.genotype), *found.items()])
+        rows, latency = latency_report.of_winner(loaded, done.genotype)
+        facts([("found", done.files.genotype), *found.items(), *rows])
+        found |= latency
         hint("next", f"bnas retrain {folder}")
     content = {**_outcome(done), **found, "genotype": done.genotype and done.genotype.to_dict()}
     return _end(done, content, json_file, again)
@@ -337,6 +339,8 @@ def summary(source: str, job: str | None, settings: Sequence[str], json_file: Pa
     print_cost(cost)
     real = [layer.name for layer in cost.layers if layer.macs_real]
     say(f"real-valued: {', '.join(real) or 'nothing'}")
+    rows, latency = latency_report.of_winner(loaded, genotype)
+    facts(rows)
     ours = our_defaults(loaded)
     if ours:
         table(
@@ -346,7 +350,7 @@ def summary(source: str, job: str | None, settings: Sequence[str], json_file: Pa
         )
     if json_file is not None:
         content = {"spec": spec.to_dict(), "genotype": genotype.to_dict(), "note": note, **cost.to_dict()}
-        write_json(json_file, {**content, "real_valued": real, "our_defaults": ours})
+        write_json(json_file, {**content, "real_valued": real, "our_defaults": ours, **latency})
     return DONE
 
 

@@ -40,6 +40,11 @@ class Step:
         return tuple(dict.fromkeys(name for op in self.ops for name in op.inputs if name not in written))
 
 
+def one_by_one(program: Program) -> tuple[Step, ...]:
+    """A step for every operation."""
+    return tuple(Step((op,), op.output) for op in program.ops)
+
+
 def fuse(program: Program) -> tuple[Step, ...]:
     """The steps of `program` in the order in which they run; every operation is in exactly one."""
     readers: dict[str, list[Op]] = {}

@@ -3,6 +3,7 @@
 Binary operations go to a kernel back end (bnas.kernels); the real-valued rest uses torch, plain and right.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Bits:
 
 if TYPE_CHECKING:
     from bnas.deploy.fused import FusedProgram
+    from bnas.deploy.fusion import Step
 
 Value = Tensor | Bits
 Watch = Callable[[Op, Value], None]
@@ -114,6 +116,22 @@ class PackedNetwork:
                 if self._last_reader[name] == op.output and name != self.program.output:
                     values.pop(name, None)
         return _real(values[self.program.output])
+
+    @torch.no_grad()
+    def profile(self, x: Tensor, clock: Callable[[], float]) -> "list[tuple[Step | None, float]]":
+        """One run: its steps in order, each with the time that it took by `clock`; None: what the run does besides."""
+        from bnas.deploy.fusion import one_by_one
+
+        found: list[tuple[Step | None, float]] = []
+        begin = clock()
+        if self.fused is not None:
+            found += self.fused.profile(x.contiguous(memory_format=torch.channels_last), clock)
+        else:
+            marks = [begin]
+            self.run(x, lambda op, value: marks.append(clock()))
+            durations = [after - before for before, after in itertools.pairwise(marks)]
+            found += zip(one_by_one(self.program), durations, strict=True)
+        return [*found, (None, clock() - begin - sum(seconds for _, seconds in found))]
 
     def run_op(self, op: Op, *inputs: Value) -> Value:
         """The value that one operation writes."""

@@ -1,4 +1,4 @@
-"""Commands that serve a search: what operations take on this device."""
+"""Commands that serve a search: what the steps of its networks take on this device."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +13,11 @@ def profile(
     job: Annotated[
         str, typer.Argument(help="A YAML file, or the name of a shipped job: its space and its retraining.")
     ],
-    table: Annotated[Path, typer.Option(help="JSON file of the measured operations; what it lacks is added.")],
+    table: Annotated[Path, typer.Option(help="JSON file of the measured steps; what it lacks is added.")],
     settings: Settings = None,
     plugin: Plugins = None,
-    backend: Annotated[str, typer.Option(help="Kernels of the binary operations: cpu, reference, triton.")] = "cpu",
-    runs: Annotated[int, typer.Option(help="Timed runs of each operation.")] = 9,
+    backend: Annotated[str, typer.Option(help="Kernels of the binary operations: cpu, reference.")] = "cpu",
+    runs: Annotated[int, typer.Option(help="Timed runs of each network with steps that are new.")] = 50,
     patience: Annotated[int, typer.Option(help="Random architectures in a row that must bring nothing new.")] = 30,
     check: Annotated[
         Path | None,
@@ -25,7 +25,7 @@ def profile(
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Measure every operation of a job's search space, for `search.options.budget.latency_table`.
+    """Measure every step that networks of a job's search space take, for `search.options.budget.latency_table`.
 
     Example: [bold]bnas profile digits_bats --table latency.json[/bold]
     """
