@@ -22,7 +22,7 @@ class Cost:
     """What one network costs, for one image.
 
     Multiply-accumulates with real and with binary weights, bytes of its weights as packed (one bit a binary weight),
-    and, where there is a table of measured operations, microseconds.
+    and, where there is a table of measured steps, microseconds.
     """
 
     macs_real: int
@@ -39,7 +39,7 @@ class Cost:
         """The cost of that name, one of `COSTS`."""
         value = getattr(self, name)
         if value is None:
-            raise BnasError(f"{name} is known only with a table of measured operations (latency_table)")
+            raise BnasError(f"{name} is known only with a table of measured steps (latency_table)")
         return float(value)
 
     def to_dict(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Budget:
     macs_effective: float | None = _limit("real + binary / 64 multiply-accumulates")
     weight_bytes: float | None = _limit("bytes of the weights, one bit a binary weight")
     latency_us: float | None = _limit("microseconds, summed from latency_table")
-    latency_table: str | None = _limit("a file that `bnas profile` writes: measured operations")
+    latency_table: str | None = _limit("a file that `bnas profile` writes: measured steps")
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():

@@ -35,7 +35,8 @@ def conditions(backend: str) -> dict[str, Any]:
             f"back end triton runs on a GPU, where a step's time cannot be read from the host's clock; "
             f"a table of steps is for {hosts}, and `bnas bench` times whole networks on triton"
         )
-    return {"backend": backend, "fused": get_backend(backend).layer is not None, "batch": 1, **environment()}
+    fused = get_backend(backend).layer is not None
+    return {"backend": backend, "fused": fused, "batch": 1, **environment()}
 
 
 def differing(about: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -57,7 +58,10 @@ def _image(packed: Packed) -> torch.Tensor:
 
 
 def time_steps(packed: Packed, backend: str, known: dict[str, Timing], runs: int) -> int:
-    """Add to `known` the steps of a network that are not in it, timed in `runs` runs of it; how many there were."""
+    """Add to `known` the steps of a network that are not in it, timed in `runs` runs of it; how many there were.
+
+    By the wall clock: it costs little to read, and the median leaves out the few readings in which another process ran.
+    """
     network, image = PackedNetwork(packed, backend), _image(packed)
     keys = [key for key, _ in operations(packed, fused=network.fused is not None)]
     samples: dict[str, list[float]] = {key: [] for key in keys if key not in known}
@@ -71,13 +75,17 @@ def time_steps(packed: Packed, backend: str, known: dict[str, Timing], runs: int
 
 
 def time_network(packed: Packed, backend: str, runs: int) -> Timing:
-    """One image through the whole network as it is deployed."""
+    """One image through the whole network as it is deployed.
+
+    With one thread by that thread's time: a run is long enough for other processes to be in many of them.
+    """
     network, image = PackedNetwork(packed, backend), _image(packed)
+    now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     taken = []
     for _ in range(WARM_UP + runs):
-        start = time.perf_counter()
+        start = now()
         network.run(image)
-        taken.append((time.perf_counter() - start) * 1e6)
+        taken.append((now() - start) * 1e6)
     return _timing(taken[WARM_UP:])
 
 

@@ -73,7 +73,8 @@ def _measure(job: Job, backend: str, runs: int, patience: int, path: Path, start
 
 
 def _how(about: Mapping[str, Any]) -> str:
-    return f"back end {about['backend']}, {'fused steps' if about['fused'] else 'operations one by one'}"
+    steps = "fused steps" if about["fused"] else "operations one by one"
+    return f"back end {about['backend']}, {steps}"
 
 
 def _check(job: Job, runs: int, source: Path, path: Path, table: LatencyTable) -> dict[str, Any]:
