@@ -11,7 +11,9 @@ from bnas.binary import make_scheme
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.layers import DropPath, channel_shuffle
+from bnas.layers.merged import Candidate, fan_out
 from bnas.layers.ops import Op, Zero
+from bnas.layers.weighted import Term, weighted_sum
 from bnas.space import Gates, NetSpec, Supernet, check_input_shape
 from search_spaces.choice_costs import ChoiceCosts
 
@@ -61,58 +63,61 @@ class Cell(nn.Module):
         self.nothing = Zero(self.input_stride)
         self.halve = nn.MaxPool2d(2, 2, ceil_mode=True)
 
-    def _chosen(self, edge: str, gates: Gates | None) -> list[tuple[str, Tensor | None]]:
-        if gates is not None:
-            return gates.of(f"{self.kind}.{edge}")
-        return [(choice, None) for choice in self._ops(edge)]
-
     def _ops(self, edge: str) -> dict[str, Op]:
         return dict(self.edges[edge].items()) if edge in self.edges else {}  # type: ignore[operator]
 
-    def _mixed(self, edge: str, chosen: list[tuple[str, Tensor | None]], x: Tensor, binary: "_Binary") -> Tensor | None:
-        """Sum of the chosen operations on x; None where nothing but Zeroise is chosen."""
-        ops = self._ops(edge)
-        total: Tensor | None = None
-        for choice, weight in chosen:
-            op = ops[choice]
-            # A Zeroise adds nothing, so it is not run: its gate acts through the others'.
-            if isinstance(op, Zero):
-                continue
-            term: Tensor = op(x, binary(x) if op.reads_binary else None)
-            if not op.is_identity:
-                term = self.drop(term)
-            term = term if weight is None else weight * term
-            total = term if total is None else total + term
-        return total
+    def _fixed(self, source: int, x: Tensor) -> dict[int, Tensor]:
+        """The operation of each edge that leaves a node; a Zeroise adds nothing and is not run."""
+        found = {}
+        for target in self._targets(source):
+            for op in self._ops(edge_name(source, target)).values():
+                if not isinstance(op, Zero):
+                    term = op(x)
+                    found[target] = term if op.is_identity else self.drop(term)
+        return found
 
-    def _edge(self, source: int, target: int, x: Tensor, binary: "_Binary", gates: Gates | None) -> Tensor | None:
-        edge = edge_name(source, target)
-        chosen = self._chosen(edge, gates)
-        if self.partial == 1 or not chosen:
-            return self._mixed(edge, chosen, x, binary)
+    def _targets(self, source: int) -> range:
+        return range(max(source + 1, INPUTS), INPUTS + self.nodes)
+
+    def _mixed(self, source: int, x: Tensor, gates: Gates) -> dict[int, list[Term]]:
+        """What a node gives to the nodes behind it, as gated terms. A Zeroise acts through the gates of the others."""
+        chosen, candidates = {}, []
+        for target in self._targets(source):
+            edge = edge_name(source, target)
+            ops, chosen[target] = self._ops(edge), gates.of(f"{self.kind}.{edge}")
+            candidates += [Candidate(target, ops[choice], gate) for choice, gate in chosen[target]]
+        binary = _Binary(self.inputs, source)
+        if self.partial == 1:
+            return fan_out(x, binary, candidates)
         width = x.shape[1] // self.partial
-        through, past = x[:, :width], x[:, width:]
-        total = self._mixed(edge, chosen, through, binary)
+        terms = fan_out(x[:, :width], binary, candidates)
+        past = x[:, width:]
         if source < INPUTS and self.input_stride == 2:
             past = self.halve(past)
+        return {t: [(self._joined(terms.get(t, []), past, c), None)] for t, c in chosen.items() if c}
+
+    def _joined(self, terms: list[Term], past: Tensor, chosen: list[tuple[str, Tensor | None]]) -> Tensor:
+        """Both parts of the channels of an edge, shuffled."""
         weights = [weight for _, weight in chosen if weight is not None]
         if weights:
             past = past * torch.stack(weights).sum()
-        if total is None:
-            total = past.new_zeros(past.shape[0], width, *past.shape[2:])
-        return channel_shuffle(torch.cat([total, past], dim=1), self.partial)
+        width = past.shape[1] // (self.partial - 1)
+        through = weighted_sum(terms) if terms else past.new_zeros(past.shape[0], width, *past.shape[2:])
+        return channel_shuffle(torch.cat([through, past], dim=1), self.partial)
 
     def forward(self, s0: Tensor, s1: Tensor, gates: Gates | None = None) -> Tensor:
         """Outputs of the two previous cells -> [N, nodes * C, H', W']."""
         states = [self.preprocess[0](s0), self.preprocess[1](s1)]
-        binary = [_Binary(self.inputs, source) for source in range(INPUTS + self.nodes)]
-        for target in range(INPUTS, INPUTS + self.nodes):
-            total: Tensor | None = None
-            for source in range(target):
-                term = self._edge(source, target, states[source], binary[source], gates)
-                if term is not None:
-                    total = term if total is None else total + term
-            states.append(self.nothing(states[0]) if total is None else total)
+        into: list[list[Term]] = [[] for _ in range(INPUTS + self.nodes)]
+        for node in range(INPUTS + self.nodes):
+            if node >= INPUTS:
+                states.append(weighted_sum(into[node]) if into[node] else self.nothing(states[0]))
+            if gates is None:
+                for target, term in self._fixed(node, states[node]).items():
+                    into[target].append((term, None))
+            else:
+                for target, terms in self._mixed(node, states[node], gates).items():
+                    into[target] += terms
         out = torch.cat(states[INPUTS:], dim=1)
         for name, skip in self.skips.items():
             out = out + skip((s0, s1)[int(name)])
@@ -120,7 +125,7 @@ class Cell(nn.Module):
 
 
 class _Binary:
-    """The shared binary input of one node, made when its first reader asks for it; None in a fixed network."""
+    """The shared binary input of one node, made when its first reader asks for it."""
 
     def __init__(self, inputs: nn.ModuleDict, source: int) -> None:
         self._make = dict(inputs.items()).get(str(source))
