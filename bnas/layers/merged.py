@@ -6,16 +6,18 @@ by itself. Modules keep their parameters and buffers. What cannot be merged runs
 operation that reads another input, integers of an evaluation, a module that somebody watches through a hook.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnas.binary.outputs import Output
 from bnas.layers.activation import Activation
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.ops import BinaryConvOp, Identity, Op, Pool, Zero
+from bnas.layers.products import Operands
 from bnas.layers.weighted import Term, activated, add_activated
 
 # Activations that several candidates can share a pass of.
@@ -44,7 +46,7 @@ def fan_out(
         if not isinstance(candidate.op, Zero):
             groups.setdefault(_kind(candidate.op) or id(candidate), []).append(candidate)
     # Convolutions last, as the shortcut of each is one more gate of x.
-    convolutions = {kind: group for kind, group in groups.items() if isinstance(kind, _ConvKind)}
+    convolutions = [(kind, group) for kind, group in groups.items() if isinstance(kind, _ConvKind)]
     found: dict[int, list[Term]] = {}
     of_x = list(groups.get(_X, ()))
     for kind, group in groups.items():
@@ -65,11 +67,12 @@ def fan_out(
     return found
 
 
-def _into_the_same_targets(convolutions: Mapping[Hashable, list[Candidate]]) -> Iterable[list[list[Candidate]]]:
+def _into_the_same_targets(
+    convolutions: "Sequence[tuple[_ConvKind, list[Candidate]]]",
+) -> Iterable[list[list[Candidate]]]:
     """Groups whose results add up in one tensor, together."""
     found: dict[Hashable, list[list[Candidate]]] = {}
-    for kind, group in convolutions.items():
-        assert isinstance(kind, _ConvKind)
+    for kind, group in convolutions:
         targets = tuple(candidate.target for candidate in group)
         found.setdefault((targets, kind.layout), []).append(group)
     return found.values()
@@ -92,8 +95,8 @@ class _ConvKind(NamedTuple):
 
 
 class _PoolKind(NamedTuple):
-    window: tuple[Hashable, ...]
-    norm: tuple[Hashable, ...]
+    window: tuple[Any, ...]
+    norm: tuple[Any, ...]
 
 
 def _kind(op: Op) -> Hashable | None:
@@ -109,7 +112,9 @@ def _kind(op: Op) -> Hashable | None:
 
 def _conv_kind(op: BinaryConvOp) -> Hashable | None:
     conv, activation = op.conv, op.activation
-    if op.norm is not None or type(conv) is not BinaryConv2d or (conv.exact and not conv.training):
+    if op.norm is not None or type(conv) is not BinaryConv2d or type(conv.output) is not Output:
+        return None
+    if not conv.training and conv.operands is not Operands.REAL:
         return None
     if not isinstance(activation, Activation) or activation.kind not in ACTIVATIONS:
         return None
