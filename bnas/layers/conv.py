@@ -80,6 +80,11 @@ class BinaryConv2d(nn.Module):
             x = F.pad(x, (left, right, top, bottom), value=self.pad_value)[:, :, :: self.stride[0], :: self.stride[1]]
             return F.conv2d(x, weight, None, 1, 0, 1, self.groups)
         if top == left == bottom == right >= 0 and self.pad_value == 0.0:
+            step, stride = self.dilation[0], self.stride[0]
+            if step > 1 and not stride % step and not top % step:
+                # Only every `step`-th pixel is read: it is a plain convolution of these. Its gradients are up to eight
+                # times as quick on a CPU, where dilated ones are slow.
+                return F.conv2d(x[:, :, ::step, ::step], weight, None, stride // step, top // step, 1, self.groups)
             return F.conv2d(x, weight, None, self.stride, top, self.dilation, self.groups)
         x = F.pad(x, (left, right, top, bottom), value=self.pad_value)
         return F.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)

@@ -155,3 +155,16 @@ def test_sign_of_both_zeros_is_plus_one(dtype: torch.dtype) -> None:
     x = torch.tensor([-1.0, -1e-7, -0.0, 0.0, 1e-7, 3.0, -float("inf"), float("inf")], dtype=dtype)
     assert sign_pm1(x).tolist() == [-1, -1, 1, 1, 1, 1, -1, 1]
     assert sign_pm1(x).dtype == dtype
+
+
+@pytest.mark.parametrize("side", [5, 8])
+@pytest.mark.parametrize(("kernel_size", "stride", "groups"), [(3, 2, 1), (5, 2, 2), (3, 4, 4)])
+def test_a_dilation_that_divides_the_stride_reads_the_same_pixels(
+    side: int, kernel_size: int, stride: int, groups: int
+) -> None:
+    padding = 2 * (kernel_size // 2)
+    conv = BinaryConv2d(
+        4, 4, kernel_size, make_scheme("real"), stride=stride, padding=padding, dilation=2, groups=groups
+    )
+    x = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(conv(x), torch.conv2d(x, conv.weight, None, stride, padding, 2, groups))
