@@ -14,6 +14,9 @@ from bnas.environment import environment
 # One sample lasts at least this long, so that the clock's own steps do not show.
 SECONDS_A_SAMPLE = 1e-3
 
+# A call that lasts longer is warm after one.
+SECONDS_FOR_ONE_WARM_UP = 0.5
+
 Call = Callable[[], Any]
 
 
@@ -33,10 +36,10 @@ def in_turn(candidates: Mapping[str, Call], rounds: int) -> dict[str, Timing]:
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     repeats = {}
     for name, call in candidates.items():
-        call()
-        start = clock()
-        call()
-        repeats[name] = max(1, int(SECONDS_A_SAMPLE / max(clock() - start, 1e-7)))
+        seconds = _seconds(call, clock)
+        if seconds < SECONDS_FOR_ONE_WARM_UP:
+            seconds = _seconds(call, clock)
+        repeats[name] = max(1, int(SECONDS_A_SAMPLE / max(seconds, 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
@@ -45,6 +48,12 @@ def in_turn(candidates: Mapping[str, Call], rounds: int) -> dict[str, Timing]:
                 call()
             samples[name].append((clock() - start) / repeats[name] * 1e6)
     return {name: Timing(median(its), _spread(its)) for name, its in samples.items()}
+
+
+def _seconds(call: Call, clock: Callable[[], float]) -> float:
+    start = clock()
+    call()
+    return clock() - start
 
 
 def _spread(samples: list[float]) -> float:

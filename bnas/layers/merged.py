@@ -18,7 +18,7 @@ from bnas.layers.activation import Activation
 from bnas.layers.conv import BinaryConv2d
 from bnas.layers.ops import BinaryConvOp, Identity, Op, Pool, Zero
 from bnas.layers.products import Operands
-from bnas.layers.weighted import Term, activated, add_activated
+from bnas.layers.weighted import Term, activated, add_activated, weighted_sum
 
 # Activations that several candidates can share a pass of.
 ACTIVATIONS = ("none", "relu", "prelu")
@@ -64,7 +64,12 @@ def fan_out(
     for target in dict.fromkeys(candidate.target for candidate in of_x):
         gates = [candidate.gate for candidate in of_x if candidate.target == target]
         found.setdefault(target, []).append((x, _total(gates, x)))
-    return found
+    # Without gates in the order of a built network, so that a path gives its numbers to the last bit.
+    return {t: terms if _gated(terms) else [(weighted_sum(terms), None)] for t, terms in found.items()}
+
+
+def _gated(terms: Sequence[Term]) -> bool:
+    return any(gate is not None for _, gate in terms)
 
 
 def _into_the_same_targets(

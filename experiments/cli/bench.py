@@ -78,3 +78,26 @@ def gpu(
     from experiments import bench_gpu
 
     raise typer.Exit(bench_gpu.run(model, json_file))
+
+
+@bench.command()
+def supernet(
+    space: Annotated[list[str] | None, typer.Option(help="A space of cells; repeatable. Default: all of them.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain.")] = 8,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the first cells' nodes.")] = 16,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16: under autocast.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Threads = None,
+    rounds: Rounds = 9,
+    json_file: JsonFile = None,
+) -> None:
+    """A step of a differentiable search: the super-network as it runs against its plain form, candidate by candidate.
+
+    Example: [bold]bnas bench supernet --space bnas_gist --batch 16 --rounds 3 --threads 1[/bold]
+    """
+    from experiments import bench_supernet
+    from experiments.config import resolve_device
+
+    setup = bench_supernet.Setup(batch, cells, channels, precision, resolve_device(device).type)
+    raise typer.Exit(bench_supernet.run(space, setup, threads, rounds, json_file))

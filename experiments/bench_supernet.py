@@ -1,0 +1,233 @@
+"""`bnas bench supernet`: a step of a differentiable search in the plain form of the super-network and in the one that runs.
+
+A step is forward, backward and update of the architecture weights, then of the network's. First logits and the gradients
+of all gates are compared in float64; where they differ there is no time.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from bnas import memory, seeding
+from bnas.errors import check_choice
+from bnas.space import Gates, NetSpec, SearchSpace, Supernet, soft_gates
+from experiments.bench_timing import Call, in_turn, on_threads, ratio_text, where
+from experiments.console import say, table, write_json
+from experiments.plain_cells import plain_forward
+from experiments.plan_phases import process_bytes
+from search_spaces import make_space
+
+SPACES = ("bnas_gist", "bats", "cp_nas", "bnas_beihang", "darts")
+IMAGE = (3, 32, 32)
+CLASSES = 10
+TOLERANCE = 1e-5
+# The fast form's ratio to the plain form as torch lays it out by default, and where each is to be shown.
+GOALS = {("cpu", "float32"): 1.8, ("cpu", "bfloat16"): 2.6, ("cuda", "float32"): 5.0}
+# What is where in a profile, by a part of the operation's name; the first that fits.
+PARTS = {
+    "convolution, backward": ("convolution_backward",),
+    "convolution, forward": ("mkldnn_convolution", "convolution", "conv2d"),
+    "norms": ("batch_norm",),
+    "pooling": ("pool",),
+}
+KEYS = ("--batch", "--cells", "--channels")
+
+Forward = Callable[[Supernet, Tensor, Gates], Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of one space's super-network; times in milliseconds, memory in bytes over what was held before."""
+
+    space: str
+    form: str
+    precision: str
+    exact: bool
+    ms: float | None = None
+    spread: float | None = None
+    peak: int | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is timed: sizes and precision."""
+
+    batch: int
+    cells: int
+    channels: int
+    precision: str
+    device: str
+
+    def spec(self, name: str) -> NetSpec:
+        size: dict[str, Any] = {"cells": self.cells, "channels": self.channels}
+        if name == "bats" and self.channels % 12:
+            # Twelve channels a group do not divide these.
+            size["groups"] = self.channels // 2
+        return NetSpec(IMAGE, CLASSES, "binary-activations", {}, size)
+
+    def values(self) -> dict[str, object]:
+        return dict(zip(KEYS, (self.batch, self.cells, self.channels), strict=True))
+
+
+def run(spaces: Sequence[str] | None, setup: Setup, threads: int | None, rounds: int, json_file: Path | None) -> int:
+    """The command; exit code 1 where a form differs."""
+    for name in spaces or ():
+        check_choice("space with a super-network of cells", name, SPACES)
+    check_choice("precision", setup.precision, ("float32", "bfloat16"))
+    with on_threads(threads), memory.explaining("bench supernet", KEYS, setup.values()):
+        here = where()
+        say(f"{here['device']}, {here['threads']} threads, {here['clock']}; {setup}")
+        rows: list[Row] = []
+        for name in spaces or SPACES:
+            rows += measure(name, setup, rounds)
+    _show(rows)
+    _show_goals(rows, setup)
+    if json_file is not None:
+        write_json(json_file, {**here, **asdict(setup), "rows": [asdict(row) for row in rows]})
+    return 0 if all(row.exact for row in rows) else 1
+
+
+def measure(name: str, setup: Setup, rounds: int) -> list[Row]:
+    """A row for each form: plain in both layouts, and fast."""
+    space = make_space(name)
+    with seeding.borrowed(0, "bench supernet"):
+        net = space.supernet(setup.spec(name)).to(setup.device)
+    if not _same(space, net):
+        return [Row(name, "fast", setup.precision, exact=False)]
+    last: Any = {"memory_format": torch.channels_last}
+    forms: dict[str, Step] = {
+        "plain, NCHW": Step(space, copy.deepcopy(net), plain_forward, setup, {}),
+        "plain, NHWC": Step(space, copy.deepcopy(net).to(**last), plain_forward, setup, last),
+        "fast": Step(space, net.to(**last), lambda net, x, gates: net(x, gates), setup, last),
+    }
+    peaks = {form: _peak(step, setup.device) for form, step in forms.items()}
+    times = in_turn(forms, rounds)
+    slowest = times["plain, NCHW"].us
+    rows = [
+        Row(name, form, setup.precision, True, its.us / 1e3, its.spread / 1e3, peaks[form], slowest / its.us)
+        for form, its in times.items()
+    ]
+    _show_parts(name, forms["fast"])
+    return rows
+
+
+class Step:
+    """One step of a search on fixed batches, called again and again."""
+
+    def __init__(self, space: SearchSpace, net: Supernet, forward: Forward, setup: Setup, layout: Any) -> None:
+        self._space, self._net, self._forward, self._setup = space, net.train(), forward, setup
+        generator = seeding.torch_generator(0, "bench supernet", "images")
+        images = torch.randn((2, setup.batch, *IMAGE), generator=generator).to(setup.device)
+        self._val, self._train = (batch.contiguous(**layout) for batch in images)
+        self._labels = (torch.arange(setup.batch) % CLASSES).to(setup.device)
+        self._logits = {
+            d.name: torch.zeros(len(d.choices), device=setup.device, requires_grad=True) for d in space.decisions
+        }
+        self._alphas = torch.optim.Adam(self._logits.values(), lr=1e-3)
+        self._weights = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+
+    def _loss(self, images: Tensor, detached: bool) -> Tensor:
+        gates = {name: logit.softmax(0) for name, logit in self._logits.items()}
+        if detached:
+            gates = {name: gate.detach() for name, gate in gates.items()}
+        low = self._setup.precision != "float32"
+        with torch.autocast(self._setup.device, dtype=torch.bfloat16, enabled=low):
+            return F.cross_entropy(
+                self._forward(self._net, images, soft_gates(self._space.decisions, gates)), self._labels
+            )
+
+    def __call__(self) -> None:
+        logits = list(self._logits.values())
+        for logit, gradient in zip(logits, torch.autograd.grad(self._loss(self._val, False), logits), strict=True):
+            logit.grad = gradient
+        self._alphas.step()
+        self._weights.zero_grad(set_to_none=True)
+        self._loss(self._train, True).backward()
+        self._weights.step()
+        if self._setup.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _same(space: SearchSpace, net: Supernet) -> bool:
+    """Whether logits and gradients of gates are the plain form's, in float64 on two images."""
+    generator = seeding.torch_generator(0, "bench supernet", "check")
+    x = torch.randn((2, *IMAGE), generator=generator, dtype=torch.float64)
+    found = []
+    forms: tuple[Forward, ...] = (plain_forward, lambda net, x, gates: net(x, gates))
+    for forward in forms:
+        twin = copy.deepcopy(net).cpu().double().train()
+        gates = {
+            d.name: torch.full((len(d.choices),), 1 / len(d.choices), dtype=torch.float64, requires_grad=True)
+            for d in space.decisions
+        }
+        logits = forward(twin, x, soft_gates(space.decisions, gates))
+        gradients = torch.autograd.grad(logits.square().sum(), list(gates.values()))
+        found.append([logits.detach(), *gradients])
+    return all(
+        bool((a - b).abs().max() <= TOLERANCE * a.abs().max().clamp_min(1e-12)) for a, b in zip(*found, strict=True)
+    )
+
+
+def _peak(step: Call, device: str) -> int | None:
+    """The most memory that a step holds beyond what is held before it; None where the system does not tell."""
+    # The first one takes what stays: averages of the optimizers.
+    step()
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        # Linux: 5 sets the process's peak back to what it holds now.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    before = process_bytes("VmRSS")
+    step()
+    return max(0, process_bytes("VmHWM") - before)
+
+
+def _show(rows: Sequence[Row]) -> None:
+    table(
+        "\none step: forward, backward, both updates",
+        ("space", "form", "ms", "peak memory", "times as quick as plain, NCHW"),
+        [
+            (
+                row.space,
+                row.form,
+                "results differ" if row.ms is None or row.spread is None else f"{row.ms:.0f} ± {row.spread:.0f}",
+                "-" if row.peak is None else f"{row.peak / 2**20:.0f} MiB",
+                ratio_text(row.ratio),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _show_goals(rows: Sequence[Row], setup: Setup) -> None:
+    best = [row.ratio for row in rows if row.form == "fast" and row.space == "bnas_gist" and row.ratio is not None]
+    for (device, precision), goal in GOALS.items():
+        here = (device, precision) == (setup.device, setup.precision) and best
+        reached = f"{best[0]:.2f}x" if here else "not measured"
+        say(f"goal for bnas_gist on {device}, {precision}: {goal}x; {reached}")
+
+
+def _show_parts(name: str, step: Call) -> None:
+    """Where the time of the fast form goes, by kinds of operations."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    spent: dict[str, float] = {}
+    for event in found.key_averages():
+        part = next((part for part, words in PARTS.items() if any(word in event.key for word in words)), "the rest")
+        spent[part] = spent.get(part, 0.0) + event.self_cpu_time_total
+    total = sum(spent.values())
+    shares = ", ".join(f"{part} {100 * s / total:.0f} %" for part, s in sorted(spent.items(), key=lambda e: -e[1]))
+    say(f"{name}, where the time of the fast form goes: {shares}")
