@@ -20,6 +20,7 @@ _OPTIONS_OF = (
     (("space", "name"), ("search", "size")),
     (("space", "name"), ("retrain", "size")),
 )
+_STRATEGY, _SCHEME = ("search", "strategy"), ("search", "scheme")
 Table = Mapping[str, Any]
 
 
@@ -89,6 +90,9 @@ def changed(content: Table, changes: Table) -> dict[str, Any]:
     for of, options in _OPTIONS_OF:
         if _at(changes, of) not in (None, _at(content, of)):
             merged = _merged(merged, {options[0]: {options[1]: None}})
+    if _at(changes, _STRATEGY) is not None and _at(content, _SCHEME) == STRATEGIES[_at(content, _STRATEGY)].scheme:
+        # The scheme is the old strategy's own: the new one brings its own.
+        merged = _merged(merged, {"search": {"scheme": "auto"}})
     return _merged(merged, changes)
 
 

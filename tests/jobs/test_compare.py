@@ -159,11 +159,24 @@ def test_options_belong_to_the_name_beside_them(images: Path) -> None:
     assert [found[f"{name}-seed0"].search.batch_size for name in ("darts", "longer", "random")] == [4, 4, 6]
 
 
+def test_a_strategy_brings_its_own_scheme_unless_the_job_says_another(images: Path) -> None:
+    names = ["darts", "child_parent", "random"]
+    auto = make_job(content(images, compare=names, compare_options={}))
+    assert [entry.job.search.scheme for entry in entries(auto)][:3] == [
+        "binary-activations",
+        "xnor",
+        "binary-activations",
+    ]
+    job = content(images, compare=names, compare_options={})
+    job["search"]["scheme"] = "bats"
+    assert {entry.job.search.scheme for entry in entries(make_job(job))} == {"bats"}
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
         ({"compare": []}, "compare is empty: name at least one strategy or scheme"),
-        ({"compare": ["dart", "random"]}, "dart is neither a strategy (darts, random"),
+        ({"compare": ["dart", "random"]}, "dart is neither a strategy (darts, "),
         ({"compare": ["dart", "random"]}, "Did you mean 'darts'?"),
         ({"compare": ["random", "random"]}, "compare: random is named twice"),
         ({"compare_options": {"rand": {}}}, "compare_options: rand is not in compare (darts, random, every)"),
