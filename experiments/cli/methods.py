@@ -83,3 +83,40 @@ def train(
             again=typed_again(),
         )
     )
+
+
+Checkpoint = Annotated[Path, typer.Argument(help="A retraining's folder or checkpoint, or a run with just one.")]
+
+
+@app.command()
+def sensitivity(
+    checkpoint: Checkpoint,
+    images: Annotated[int, typer.Option(help="Validation images to measure on, of the training split.")] = 1000,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG, SVG or PDF to draw into; default sensitivity.png beside the checkpoint.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Each binary layer in turn real, and each real one binary: the change of the accuracy, and duplicate filters.
+
+    Example: [bold]bnas sensitivity runs/resnet20 --images 500[/bold]
+    """
+    from experiments import sensitivity as command
+
+    raise typer.Exit(command.run(checkpoint, images, plot, json_file))
+
+
+@app.command()
+def errors(
+    checkpoint: Checkpoint,
+    images: Annotated[int, typer.Option(help="Validation images in the one batch, of the training split.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Forward and gradient error of each binary layer and kind of layer: real against binary, surrogate against differences.
+
+    Example: [bold]bnas errors runs/resnet20[/bold]
+    """
+    from experiments import errors_report
+
+    raise typer.Exit(errors_report.run(checkpoint, images, seed, json_file))
