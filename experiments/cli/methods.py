@@ -120,3 +120,21 @@ def errors(
     from experiments import errors_report
 
     raise typer.Exit(errors_report.run(checkpoint, images, seed, json_file))
+
+
+@app.command()
+def squeeze(
+    checkpoint: Checkpoint,
+    threshold: Annotated[float, typer.Option(help="A channel counts whose slope |gamma| is above it.")] = 0.1,
+    to: Annotated[
+        Path | None, typer.Option(help="Genotype file to write; default squeezed.json beside the checkpoint.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Of a widened network of space widths, trained with the loss slimming: the widths that it needs, as a genotype.
+
+    Example: [bold]bnas squeeze runs/wide --threshold 0.05[/bold]
+    """
+    from experiments import squeeze_command
+
+    raise typer.Exit(squeeze_command.run(checkpoint, threshold, to, json_file))
