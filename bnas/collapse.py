@@ -7,9 +7,9 @@ networks it is worse, as such operations carry real values past the binary ones.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from bnas.errors import check_choice
+from bnas.errors import BnasError, check_choice
 from bnas.options import check_number, option
 
 POLICIES = ("warn", "stop", "restore")
@@ -19,7 +19,12 @@ Action = Literal["go on", "stop", "restore"]
 
 @dataclass(frozen=True)
 class CollapseOptions:
-    """Options of every strategy that watches for a collapse; a base of its own options."""
+    """Options of every strategy that watches for a collapse; a base of its own options.
+
+    `why_no_restore`: of a strategy that has no way back; empty where there is one.
+    """
+
+    why_no_restore: ClassVar[str] = ""
 
     collapse: str = option(
         "warn",
@@ -35,6 +40,8 @@ class CollapseOptions:
 
     def __post_init__(self) -> None:
         check_choice("collapse", self.collapse, POLICIES)
+        if self.collapse == "restore" and self.why_no_restore:
+            raise BnasError(f"collapse is restore, but {self.why_no_restore}; take stop or warn")
         check_number("collapse_parameter_free", self.collapse_parameter_free, above=0)
         check_number("collapse_depth", self.collapse_depth, at_least=0, whole=True)
         check_number("collapse_rounds", self.collapse_rounds, at_least=1, whole=True)

@@ -1,6 +1,7 @@
 """Architectures within a budget: drawn, cheapest, repaired. With bounded effort, and a message when there are none."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -36,26 +37,31 @@ def neighbours(space: SearchSpace, genotype: Genotype) -> Iterator[Genotype]:
                             yield space.genotype({**rest, new.name: choice})
 
 
-def extremes(space: SearchSpace, spec: NetSpec) -> tuple[Genotype, Genotype]:
-    """The genotypes of least and of most cost (real + binary / 64 MACs), found choice by choice.
+def prices(space: SearchSpace, spec: NetSpec) -> Scores:
+    """What each choice costs (real + binary / 64 MACs) in one and the same architecture, without those it competes with.
 
-    Each choice is priced by putting it into one and the same architecture, without those it competes with. Where the
-    costs of decisions add up, as in cells, the two are exact; where they multiply, as with widths, each choice's order
-    is what matters, and it is kept.
+    Where the costs of decisions add up, as in cells, their differences are exact; where they multiply, as with widths,
+    each choice's order is what matters, and it is kept.
     """
     with seeding.borrowed(0, "extremes"):
         net = space.supernet(spec)
     base = space.gates(space.reference())
-    prices: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {}
     for unit in space.units():
         without = {**base.active, **{decision.name: () for decision in unit}}
         for decision in unit:
-            prices[decision.name] = []
+            found[decision.name] = []
             for choice in decision.choices:
                 real, binary = net.expected_cost(Gates({**without, decision.name: (choice,)}))
-                prices[decision.name].append(float(real) + float(binary) / BINARY_MACS_PER_REAL)
-    cheapest = space.derive({name: [-price for price in each] for name, each in prices.items()})
-    return cheapest, space.derive(prices)
+                found[decision.name].append(float(real) + float(binary) / BINARY_MACS_PER_REAL)
+    return found
+
+
+def extremes(space: SearchSpace, spec: NetSpec) -> tuple[Genotype, Genotype]:
+    """The genotypes of least and of most cost by the `prices` of their choices."""
+    found = prices(space, spec)
+    cheapest = space.derive({name: [-price for price in each] for name, each in found.items()})
+    return cheapest, space.derive(found)
 
 
 class Feasible:
@@ -128,21 +134,31 @@ class Feasible:
     def repaired(self, genotype: Genotype, scores: Scores) -> Genotype:
         """The genotype if it keeps the budget; else changed step by step until it does.
 
-        Each step is the single change that loses the least score per load that it saves. `scores` as for
-        `SearchSpace.derive`. Where no change lowers the load, the cheapest architecture is the answer.
+        Each step is a single change that lowers the load: of those, the one that loses the least score for the price
+        that it saves (`prices`, so that not every change has to be measured). `scores` as for `SearchSpace.derive`.
+        Where no change lowers the load, the cheapest architecture is the answer.
         """
         while not self.allows(genotype):
-            load, score = self.budget.load(self.cost(genotype)), self._score(genotype, scores)
-            best: tuple[float, Genotype] | None = None
-            for changed in neighbours(self._space, genotype):
-                saved = load - self.budget.load(self.cost(changed))
-                if saved > 0:
-                    loss = (score - self._score(changed, scores)) / saved
-                    best = (loss, changed) if best is None or loss < best[0] else best
-            if best is None:
+            lighter = self._lighter(genotype, scores)
+            if lighter is None:
                 return self.cheapest()
-            genotype = best[1]
+            genotype = lighter
         return genotype
 
-    def _score(self, genotype: Genotype, scores: Scores) -> float:
+    def _lighter(self, genotype: Genotype, scores: Scores) -> Genotype | None:
+        score, price = self._sum(genotype, scores), self._sum(genotype, self._prices)
+
+        def order(changed: Genotype) -> tuple[bool, float]:
+            lost, saved = score - self._sum(changed, scores), price - self._sum(changed, self._prices)
+            return saved <= 0, lost / saved if saved > 0 else lost
+
+        load = self.budget.load(self.cost(genotype))
+        in_order = sorted(neighbours(self._space, genotype), key=order)
+        return next((changed for changed in in_order if self.budget.load(self.cost(changed)) < load), None)
+
+    @cached_property
+    def _prices(self) -> Scores:
+        return prices(self._space, self._task.spec)
+
+    def _sum(self, genotype: Genotype, scores: Scores) -> float:
         return sum(scores[name][self._space.decision(name).choices.index(choice)] for name, choice in genotype.choices)

@@ -10,7 +10,8 @@ from strategies.abandon import Abandon, AbandonOptions
 from strategies.child_parent import ChildParent, ChildParentOptions
 from strategies.darts import Darts
 from strategies.darts_options import DartsOptions
-from strategies.evolution import Evolution, EvolutionOptions
+from strategies.evolution import Evolution
+from strategies.evolution_options import EvolutionOptions
 from strategies.random_search import RandomSearch, RandomSearchOptions
 from strategies.successive_halving import SuccessiveHalving, SuccessiveHalvingOptions
 

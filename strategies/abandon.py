@@ -14,7 +14,8 @@ from bnas.strategy import SearchTask
 from bnas.training.recipe import Recipe
 from strategies.confidence_bounds import ConfidenceBounds
 from strategies.elimination import Elimination, drop_half
-from strategies.shrinking import ShrinkingOptions, ShrinkingSearch
+from strategies.shrinking import ShrinkingSearch
+from strategies.shrinking_options import ShrinkingOptions
 
 DRAWS: Mapping[str, type[Elimination]] = {"without_replacement": Elimination, "confidence_bounds": ConfidenceBounds}
 

@@ -14,7 +14,8 @@ from bnas.options import check_number, option
 from bnas.strategy import SearchTask
 from bnas.training.recipe import Recipe
 from strategies.elimination import drop_fixed
-from strategies.shrinking import ShrinkingOptions, ShrinkingSearch
+from strategies.shrinking import ShrinkingSearch
+from strategies.shrinking_options import ShrinkingOptions
 
 # The default of beta in each form of the score.
 BETAS = {"penalty": 1.0, "printed": 2.0}

@@ -7,113 +7,23 @@ generation and no crossover is regularized evolution (Real et al. 2019, arXiv 18
 crossover and mutation are the space's, as decisions may compete.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from bnas import seeding
-from bnas.budget import ABOUT_BUDGET, COSTS, Budget
-from bnas.errors import check_choice
+from bnas.collapse import CollapseWatch
 from bnas.feasible import Feasible
 from bnas.genotype import Genotype
-from bnas.options import check_number, option
 from bnas.strategy import SearchTask, StepKind, describe_genotype, distinct_genotypes
-from bnas.training.recipe import PRECISIONS, Recipe
 from strategies.candidates import checked_score
-from strategies.evaluators import Evaluator, SharedEvaluator, TrainedEvaluator
-from strategies.paths import SAMPLINGS
-from strategies.population import SELECTIONS, SURVIVALS, Scored, knee, parents, pareto_front, survivors
+from strategies.evolution_options import EvolutionOptions
+from strategies.population import Scored, knee, parents, pareto_front, survivors
 
-EVALUATORS = ("shared", "train")
-OBJECTIVES = ("accuracy", "penalty", "front")
 # Children in a row that may be known already before the space counts as exhausted.
 TRIES = 100
-
-
-@dataclass(frozen=True)
-class EvolutionOptions:
-    """How candidates are scored, what is better, and how the next ones are bred."""
-
-    evaluator: str = option(
-        "shared", "weights of a super-network, or train each by itself", "paper", choices=EVALUATORS
-    )
-    sampling: str = option(
-        "uniform",
-        "paths of a training step: one drawn evenly; fair, each choice equally often; sandwich, largest, smallest, 2 random",
-        "paper",
-        choices=SAMPLINGS,
-    )
-    epochs: int = option(100, "passes over the training half: of the super-network, or of each candidate", "ours")
-    learning_rate: float = option(1e-3, "Adam's, at the start of a cosine to 0", "ours")
-    grad_clip: float = option(5.0, "largest norm of the weights' gradient", "ours")
-    score_images: int = option(2000, "validation images that a candidate is scored on with shared weights", "ours")
-    recalibration_batches: int = option(20, "training batches that a candidate's norms are estimated on anew", "ours")
-    objective: str = option(
-        "accuracy",
-        "accuracy; penalty, max(accuracy in percent - cost_weight * cost, 0); front of accuracy and cost by NSGA-II",
-        "paper",
-        choices=OBJECTIVES,
-    )
-    cost: str = option("macs_effective", "what penalty and front weigh", "ours", choices=COSTS)
-    cost_weight: float = option(2.0, "points of accuracy per unit of cost; unit: the space's reference network", "ours")
-    population: int = option(50, "architectures in a generation; the first one is drawn at random", "ours")
-    generations: int = option(20, "of which the random one is the first", "ours")
-    children: int = option(0, "new architectures a generation; 0: as many as the population", "ours")
-    selection: str = option(
-        "best", "parents: drawn from the selection_size best, or winners of tournaments of that size", "ours",
-        choices=SELECTIONS,
-    )  # fmt: skip
-    selection_size: int = option(10, "how many are best, or meet in a tournament", "ours")
-    survival: str = option(
-        "elite", "who stays: the best of parents and children, or (ageing) the youngest", "ours", choices=SURVIVALS
-    )
-    crossover: float = option(0.5, "share of children of two parents; the others are mutants of one", "ours")
-    mutation: float = option(0.1, "chance of each decision of a mutant to be drawn anew; at least one is", "ours")
-    budget: Budget = field(default_factory=Budget, metadata=ABOUT_BUDGET)
-    precision: str = option(
-        "float32", "of the training: float32, bfloat16 (CUDA and CPU) or float16 (CUDA)", "ours", choices=PRECISIONS
-    )
-    round_steps: int = option(0, "training steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
-    round_candidates: int = option(10, "candidates scored with shared weights between two checkpoints", "ours")
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("evaluator", EVALUATORS), ("sampling", SAMPLINGS), ("objective", OBJECTIVES), ("cost", COSTS),
-            ("selection", SELECTIONS), ("survival", SURVIVALS), ("precision", PRECISIONS),
-        ):  # fmt: skip
-            check_choice(name, getattr(self, name), allowed)
-        for name in (
-            "epochs", "score_images", "recalibration_batches", "population", "generations", "selection_size",
-            "round_candidates",
-        ):  # fmt: skip
-            check_number(name, getattr(self, name), at_least=1, whole=True)
-        for name in ("children", "round_steps"):
-            check_number(name, getattr(self, name), at_least=0, whole=True)
-        for name in ("crossover", "mutation"):
-            check_number(name, getattr(self, name), at_least=0, at_most=1)
-        check_number("learning_rate", self.learning_rate, above=0)
-        for name in ("grad_clip", "cost_weight"):
-            check_number(name, getattr(self, name), at_least=0)
-
-    def recipe(self) -> Recipe:
-        return Recipe(
-            learning_rate=self.learning_rate, grad_clip=self.grad_clip, epochs=self.epochs, precision=self.precision
-        )
-
-    def make_evaluator(self, task: SearchTask) -> Evaluator:
-        if self.evaluator == "train":
-            return TrainedEvaluator(task, self.recipe(), self.round_steps)
-        return SharedEvaluator(
-            task,
-            self.recipe(),
-            sampling=self.sampling,
-            images=self.score_images,
-            recalibration_batches=self.recalibration_batches,
-            round_steps=self.round_steps,
-            round_candidates=self.round_candidates,
-        )
+ADVICE = "a longer training of the super-network, more score_images, a lower cost_weight, a wider budget"
 
 
 class Evolution:
@@ -138,6 +48,8 @@ class Evolution:
         # How many of the scored have been in a population.
         self._counted = 0
         self._generation, self._rounds, self._ended = 1, 0, False
+        self._watch = CollapseWatch(options, ADVICE)
+        self._collapsed = False
 
     @property
     def _weighs_cost(self) -> bool:
@@ -149,6 +61,8 @@ class Evolution:
 
     @property
     def rounds_total(self) -> int:
+        if self._collapsed:
+            return self.rounds_done
         coming = 0 if self._ended else self._options.generations - self._generation
         left = self._evaluator.rounds_left(self._queue) + coming * self._evaluator.rounds_for(self._children)
         return self._evaluator.preparation_rounds + self._rounds + left
@@ -162,7 +76,18 @@ class Evolution:
             metrics = self._evaluator.prepare()
         else:
             metrics = self._score_some()
-        return metrics | describe_genotype(self._task.space, self.derive())
+        return metrics | self._watched()
+
+    def _watched(self) -> dict[str, Any]:
+        """The architecture that is chosen now, what follows from it, and the answer as it stands then."""
+        space, current = self._task.space, self.derive()
+        record = describe_genotype(space, current)
+        if self._scored:
+            verdict = self._watch.judge(self.rounds_done, space.facts(current), lambda: dict(current.choices))
+            record |= verdict.record
+            self._collapsed = verdict.action == "stop"
+        answer = self.derive()
+        return record | {"genotype": dict(answer.choices), "digest": space.digest(answer)}
 
     def _score_some(self) -> dict[str, Any]:
         metrics, accuracies = self._evaluator.score(self._queue, len(self._scored))
@@ -254,7 +179,12 @@ class Evolution:
         return max(self._scored, key=lambda one: one.value)
 
     def derive(self) -> Genotype:
-        """The chosen candidate so far; the first drawn among equals, or before any is scored."""
+        """The chosen candidate so far; the first drawn among equals, or before any is scored.
+
+        After a stop because of a collapse, that of the last healthy round.
+        """
+        if self._collapsed:
+            return self._task.space.genotype(self._watch.healthy)
         return self._chosen().genotype if self._scored else self._first
 
     def weights_for(self, genotype: Genotype) -> dict[str, Tensor] | None:
@@ -274,6 +204,8 @@ class Evolution:
             "generation": self._generation,
             "rounds": self._rounds,
             "ended": self._ended,
+            "watch": self._watch.state_dict(),
+            "collapsed": self._collapsed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -286,4 +218,6 @@ class Evolution:
         self._known = {self._evaluator.key(one) for one in (*(s.genotype for s in self._scored), *self._queue)}
         self._counted, self._generation = state["counted"], state["generation"]
         self._rounds, self._ended = state["rounds"], state["ended"]
+        self._watch.load_state_dict(state["watch"])
+        self._collapsed = state["collapsed"]
         self._evaluator.load_state_dict(state["evaluator"], self._queue, len(self._scored))

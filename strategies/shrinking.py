@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,61 +10,22 @@ import torch
 from torch import Tensor
 
 from bnas import seeding
-from bnas.budget import ABOUT_BUDGET, Budget
+from bnas.collapse import CollapseWatch
 from bnas.cost import BINARY_MACS_PER_REAL
-from bnas.errors import check_choice
 from bnas.feasible import Feasible
 from bnas.genotype import Genotype
-from bnas.options import check_number, option
 from bnas.panel import NetworkPanel, gate_figures
-from bnas.scoring import NORM_MODES, PathScore, path_trainer
+from bnas.scoring import PathScore, path_trainer
 from bnas.space import Gates, NetSpec, Supernet, soft_gates
 from bnas.strategy import SearchTask, StepKind, describe_genotype, slice_steps
-from bnas.training.recipe import PRECISIONS, Recipe
+from bnas.training.recipe import Recipe
 from bnas.training.trainer import Trainer
 from strategies.elimination import Drawn, Elimination, Shrink
+from strategies.shrinking_options import ShrinkingOptions
 
 # Draws that `bnas plan` times, as they differ in cost.
 PLANNED_DRAWS = 2
-
-
-@dataclass(frozen=True)
-class ShrinkingOptions:
-    """How architectures are drawn and judged, whatever is trained."""
-
-    repeats: int = option(3, "T: how often K architectures are drawn before choices are given up", "ours")
-    draw_steps: int = option(0, "training steps of each drawn architecture; 0: an epoch", "paper")
-    score_images: int = option(2000, "validation images, the same for all, that an architecture is scored by", "ours")
-    score_norms: str = option(
-        "batch",
-        "statistics of the norms while scoring: batch, or recalibrated on training batches",
-        "ours",
-        choices=NORM_MODES,
-    )
-    recalibration_batches: int = option(20, "training batches of a recalibration", "ours")
-    cost_weight: float = option(
-        0.0,
-        "taken off a choice's score: this times the real + binary / 64 MACs of an average architecture with it, over "
-        "those of an average architecture",
-        "ours",
-    )
-    budget: Budget = field(default_factory=Budget, metadata=ABOUT_BUDGET)
-    precision: str = option(
-        "float32",
-        "of training and scoring: float32, bfloat16 (CUDA and CPU) or float16 (CUDA)",
-        "ours",
-        choices=PRECISIONS,
-    )
-    round_steps: int = option(0, "steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
-
-    def __post_init__(self) -> None:
-        check_choice("score_norms", self.score_norms, NORM_MODES)
-        check_choice("precision", self.precision, PRECISIONS)
-        for name in ("repeats", "score_images", "recalibration_batches"):
-            check_number(name, getattr(self, name), at_least=1, whole=True)
-        for name in ("draw_steps", "round_steps"):
-            check_number(name, getattr(self, name), at_least=0, whole=True)
-        check_number("cost_weight", self.cost_weight, at_least=0)
+ADVICE = "more repeats or longer draws (draw_steps), a lower cost_weight, a wider budget"
 
 
 class Member(NamedTuple):
@@ -110,6 +70,8 @@ class ShrinkingSearch(ABC):
         images, _ = next(task.val.fixed(1))
         self._panel = NetworkPanel(self._first.net, images)
         self._drawn: tuple[int, Drawn] | None = None
+        self._watch = CollapseWatch(options, ADVICE)
+        self._ended = False
 
     def _member(self, role: str, spec: NetSpec, recipe: Recipe, total: int) -> Member:
         task, options = self._task, self._options
@@ -142,6 +104,8 @@ class ShrinkingSearch(ABC):
 
     @property
     def rounds_total(self) -> int:
+        if self._ended:
+            return self.rounds_done
         return self._rounds(self._warmup) + self._elimination.total * self._rounds(self._draw_steps)
 
     @property
@@ -178,12 +142,25 @@ class ShrinkingSearch(ABC):
             trained = member.trainer.run_steps(min(self._round_steps, left))
             samples += round(trained.pop("samples"))
             metrics |= trained if len(self._members) == 1 else {f"{role}_{key}": v for key, v in trained.items()}
-        if not warming and left <= self._round_steps:
+        draw_ends = not warming and left <= self._round_steps
+        if draw_ends:
             metrics |= self._finish_draw()
         metrics["samples"] = samples
         gates = self._path(self._first.trainer.step - 1)
         metrics |= self._panel.figures(lambda x: self._first.net(x, gates)) | gate_figures(self._indicators())
-        return metrics | describe_genotype(self._task.space, self.derive())
+        return metrics | self._judged(draw_ends)
+
+    def _judged(self, draw_ends: bool) -> dict[str, Any]:
+        """The architecture of the scores as they are, what follows from it, and the answer as it stands then."""
+        space, current = self._task.space, self._elimination.derive()
+        record = describe_genotype(space, current)
+        # Before every choice has been drawn, the order of the draws decides on the architecture.
+        if draw_ends and self._elimination.done >= self._elimination.phases[0].choices:
+            verdict = self._watch.judge(self.rounds_done, space.facts(current), lambda: dict(current.choices))
+            record |= verdict.record
+            self._ended = verdict.action == "stop"
+        answer = self.derive()
+        return record | {"genotype": dict(answer.choices), "digest": space.digest(answer)}
 
     def _indicators(self) -> dict[str, Tensor]:
         indicators = {name: self._elimination.indicators(name) for name in self._elimination.remaining}
@@ -203,7 +180,8 @@ class ShrinkingSearch(ABC):
         return metrics
 
     def derive(self) -> Genotype:
-        return self._elimination.derive()
+        """By the scores; after a stop because of a collapse, the architecture of the last healthy draw."""
+        return self._task.space.genotype(self._watch.healthy) if self._ended else self._elimination.derive()
 
     def weights_for(self, genotype: Genotype) -> dict[str, Tensor]:
         return self._first.net.state_for(genotype)
@@ -238,11 +216,15 @@ class ShrinkingSearch(ABC):
     def state_dict(self) -> dict[str, Any]:
         return {
             "elimination": self._elimination.state_dict(),
+            "watch": self._watch.state_dict(),
+            "ended": self._ended,
             "trainers": {role: member.trainer.state_dict() for role, member in self._members.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._elimination.load_state_dict(state["elimination"])
+        self._watch.load_state_dict(state["watch"])
+        self._ended = state["ended"]
         for role, member in self._members.items():
             member.trainer.load_state_dict(state["trainers"][role])
         self._drawn = None

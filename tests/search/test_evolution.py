@@ -9,7 +9,8 @@ import torch
 from bnas.errors import BnasError
 from bnas.feasible import Feasible
 from bnas.space import Gates
-from strategies.evolution import Evolution, EvolutionOptions
+from strategies.evolution import Evolution
+from strategies.evolution_options import EvolutionOptions
 from strategies.paths import RANDOM_PATHS, fair, sandwich
 from strategies.population import Scored, knee, parents, pareto_front, survivors
 from tests.search.test_darts import contract
