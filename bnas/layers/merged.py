@@ -88,7 +88,7 @@ def _total(gates: Sequence[Tensor | None], x: Tensor) -> Tensor | None:
         return gates[0]
     known = [gate for gate in gates if gate is not None]
     ones = len(gates) - len(known)
-    return torch.stack(known).sum() + ones if known else x.new_tensor(float(ones))
+    return torch.stack(known).sum() + ones if known else x.new_full((), float(ones))
 
 
 class _ConvKind(NamedTuple):
