@@ -7,7 +7,8 @@ cells of one kind to the same code. What fails on a machine is reported once, wi
 """
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,18 +104,15 @@ class _OfTensors(nn.Module):
         return logits
 
 
-class _buffers_put_back:
+@contextmanager
+def _buffers_put_back(net: nn.Module) -> Iterator[None]:
     """Buffers of a network as they were, after the block: capturing runs the network a few times."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self._net = net
-
-    def __enter__(self) -> None:
-        self._before = [buffer.clone() for buffer in self._net.buffers()]
-
-    def __exit__(self, *error: object) -> None:
+    before = [buffer.clone() for buffer in net.buffers()]
+    try:
+        yield
+    finally:
         with torch.no_grad():
-            for buffer, value in zip(self._net.buffers(), self._before, strict=True):
+            for buffer, value in zip(net.buffers(), before, strict=True):
                 buffer.copy_(value)
 
 

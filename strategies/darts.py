@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bnas import seeding
 from bnas.collapse import CollapseWatch
+from bnas.execution import Execution
 from bnas.feasible import Feasible
 from bnas.genotype import Genotype
 from bnas.nonfinite import NonFiniteLoss
@@ -51,11 +52,13 @@ class Darts:
             options.recipe(),
             seed=task.seed,
             device=task.device,
-            forward=lambda x: self._net(x, self._fixed),
+            forward=lambda x: self._run(x, self._fixed),
             before_step=self._alpha_step,
             purpose="darts",
         )
         self._fixed: Gates
+        # After the trainer, which moves the network to the device.
+        self._run = Execution(self._net, options.execution, task.device)
         self._warmup_steps = int(options.alpha_warmup * self._trainer.total_steps)
         self._round_steps = slice_steps(options.round_steps, task.train.steps_per_epoch)
         self._optimizer = torch.optim.Adam(
@@ -133,7 +136,7 @@ class Darts:
 
     def _training_loss(self, step: int) -> Tensor:
         images, labels = self._task.train.batch(step)
-        return F.cross_entropy(self._net(images, self._sampled(step)), labels)
+        return F.cross_entropy(self._run(images, self._sampled(step)), labels)
 
     def _sampled(self, step: int) -> Gates:
         return self._alphas.sampled_gates(self.temperature(step), step, "alphas")
@@ -143,7 +146,7 @@ class Darts:
         o = self._options
         images, labels = self._task.val.batch(step - self._warmup_steps)
         with self._trainer.autocast():
-            logits = self._net(images, self._sampled(step))
+            logits = self._run(images, self._sampled(step))
             loss = F.cross_entropy(logits, labels)
         self._val_losses.append(loss.detach())
         self._val_correct.append((logits.detach().argmax(1) == labels).float().mean())

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from bnas.budget import ABOUT_BUDGET, Budget
 from bnas.collapse import CollapseOptions
 from bnas.errors import BnasError, check_choice
+from bnas.execution import EXECUTIONS
 from bnas.options import check_number, option
 from bnas.training.recipe import PRECISIONS, Recipe
 from strategies.alphas import GATES
@@ -88,6 +89,12 @@ class DartsMethod:
         "ours",
         choices=PRECISIONS,
     )
+    execution: str = option(
+        "eager",
+        "of the steps: eager; graph: captured CUDA graphs; compile: each cell by torch.compile, minutes at the start",
+        "ours",
+        choices=EXECUTIONS,
+    )
     round_steps: int = option(0, "steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
 
 
@@ -105,6 +112,7 @@ class DartsOptions(CollapseOptions, DartsMethod):
             raise BnasError("cost latency needs budget.latency_table, a file that `bnas profile` writes")
         check_choice("genotype", self.genotype, GENOTYPE_RULES)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("execution", self.execution, EXECUTIONS)
         if self.order == "second" and self.precision != "float32":
             raise BnasError(
                 f"order second takes differences that {self.precision} is too coarse for: set precision to float32"

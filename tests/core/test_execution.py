@@ -27,7 +27,8 @@ class Net(nn.Module):
         total: Any = 0.0
         for choice, weight in gates.of("d"):
             total = total + self.layers[choice](x) * (1.0 if weight is None else weight)
-        return total
+        result: Tensor = total
+        return result
 
 
 def net() -> Any:
@@ -100,7 +101,7 @@ def test_a_capture_that_fails_is_reported_once_with_its_reason() -> None:
 
 def test_a_compilation_that_fails_is_taken_back() -> None:
     def compile(part: nn.Module) -> None:
-        part._compiled_call_impl = refusing  # type: ignore[assignment]
+        part._compiled_call_impl = refusing
 
     run, plain = Execution(net(), "compile", CPU, compile=compile), net()
     with pytest.warns(UserWarning, match="execution compile does not work here"):
@@ -123,5 +124,5 @@ def test_an_error_of_the_network_itself_and_a_shortage_of_memory_pass() -> None:
 def test_bad_executions_are_refused() -> None:
     with pytest.raises(BnasError, match="execution graph captures a CUDA graph; on cpu take eager or compile"):
         Execution(net(), "graph", CPU)
-    with pytest.raises(BnasError, match="no execution named 'graphs'.*Did you mean 'graph'"):
+    with pytest.raises(BnasError, match=r"no execution named 'graphs'.*Did you mean 'graph'"):
         Execution(net(), "graphs", CPU)

@@ -180,3 +180,18 @@ def test_steps_before_and_after_the_warm_up_are_two_kinds() -> None:
     assert all(torch.equal(start[name], alpha) for name, alpha in search._alphas.of_decision.items())
     search.step_kinds()[1].start(0)()
     assert not any(torch.equal(start[name], alpha) for name, alpha in search._alphas.of_decision.items())
+
+
+def test_a_search_whose_steps_cannot_be_compiled_goes_on_and_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    def compile(part: Any) -> None:
+        part._compiled_call_impl = refuse
+
+    monkeypatch.setattr("bnas.execution._compile", compile)
+    eager, search = darts(round_steps=1), darts(round_steps=1, execution="compile")
+    with pytest.warns(UserWarning, match="execution compile does not work here.*: no compiler"):
+        assert search.run_round()["loss"] == eager.run_round()["loss"]
+    with pytest.raises(BnasError, match="execution graph captures a CUDA graph; on cpu take eager or compile"):
+        darts(execution="graph")
