@@ -1,5 +1,6 @@
 """What a job asks for, made: images, device, strategy, retraining."""
 
+import dataclasses
 import hashlib
 import os
 from contextlib import AbstractContextManager
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from bnas import atomic, memory, seeding
-from bnas.data import Batches, Dataset, ImageSet, needs_path, read, split_for_search
+from bnas.data import Batches, Dataset, ImageSet, needs_path, read, split_for_search, stratified
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.space import SearchSpace
@@ -38,7 +39,15 @@ def read_data(job: Job) -> Dataset:
             "add --set data.path=PATH, its folder or file"
         )
     with about("data"):
-        return read(job.data.name, job.data.path, **job.data.options)
+        data = read(job.data.name, job.data.path, **job.data.options)
+    count = job.data.train_images
+    if count is None:
+        return data
+    if count > len(data.train):
+        raise JobError(f"data.train_images: {count} of the {len(data.train)} training images of {data.name}")
+    # Which ones does not depend on the job's seed: several seeds train on the same images.
+    chosen, _ = stratified(data.train.labels, count, 0)
+    return dataclasses.replace(data, train=data.train.take(chosen))
 
 
 def prepare_torch(job: Job) -> torch.device:

@@ -65,10 +65,13 @@ class DataJob:
     name: str = setting("digits", f"a data set: {', '.join(READERS)}")
     path: str | None = setting(None, "folder or file that it is read from; digits need none")
     options: Table = field(default_factory=dict, metadata=_help("options of its reader"))
+    train_images: int | None = setting(None, "only so many training images, the same share of each class; null: all")
     mean: tuple[float, ...] | None = setting(None, "of each channel, pixels from 0 to 1; null: of the training split")
     std: tuple[float, ...] | None = setting(None, "likewise, with mean or not at all")
 
     def __post_init__(self) -> None:
+        if self.train_images is not None:
+            check_number("train_images", self.train_images, at_least=1, whole=True)
         if (self.mean is None) != (self.std is None):
             raise BnasError("mean and std are given together, or both are computed from the training split")
 

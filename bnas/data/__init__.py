@@ -4,7 +4,7 @@ from bnas.data.augment import Augmentation
 from bnas.data.batches import Batches
 from bnas.data.images import Dataset, ImageSet, Normalization
 from bnas.data.readers import READERS, needs_path, read
-from bnas.data.splits import split_for_search
+from bnas.data.splits import split_for_search, stratified
 
 __all__ = [
     "READERS",
@@ -16,4 +16,5 @@ __all__ = [
     "needs_path",
     "read",
     "split_for_search",
+    "stratified",
 ]
