@@ -99,28 +99,33 @@ def _macs(module: nn.Module, output: Tensor) -> int:
     return 0
 
 
-def _is_binary(module: nn.Module, as_deployed: bool) -> bool:
-    return isinstance(module, BinaryConv2d | BinaryLinear) and (as_deployed or module.exact)
+def _products(module: nn.Module, as_deployed: bool) -> int:
+    """Binary products that the layer is made of; 0 where it is one of real numbers."""
+    if not isinstance(module, BinaryConv2d | BinaryLinear):
+        return 0
+    return max(module.products, int(as_deployed))
 
 
 def _layer(name: str, module: nn.Module, output: Tensor, as_deployed: bool) -> LayerCost:
     macs = _macs(module, output)
-    binary = _is_binary(module, as_deployed)
+    products = _products(module, as_deployed)
     parameters = sum(p.numel() for p in module.parameters())
     bits = 32 * parameters
     output_bits = 32 * output[0].numel()
-    if isinstance(module, BinaryConv2d | BinaryLinear) and binary:
-        # One bit a weight and one float of scale per filter.
-        bits = module.weight.numel() + 32 * module.weight.shape[0]
-    elif isinstance(module, NormBinarize) and (as_deployed or module.binarizer.packs):
-        # A threshold and its direction per channel; the output is one bit an element.
-        bits, output_bits = 33 * module.channels, output[0].numel()
+    if isinstance(module, BinaryConv2d | BinaryLinear) and products:
+        # One bit a weight for each of its terms, and for each product one float of scale per filter.
+        terms = max(module.binarizer.packing.count, 1)
+        bits = terms * module.weight.numel() + products * 32 * module.weight.shape[0]
+    elif isinstance(module, NormBinarize) and (as_deployed or module.binarizer.packing.terms):
+        # For each sign a threshold and its direction per channel; the output is one bit an element.
+        terms = max(module.binarizer.packing.count, 1)
+        bits, output_bits = terms * 33 * module.channels, terms * output[0].numel()
     return LayerCost(
         name,
         type(module).__name__,
         tuple(output.shape[1:]),
-        0 if binary else macs,
-        macs if binary else 0,
+        0 if products else macs,
+        products * macs,
         parameters,
         bits,
         32 * parameters,

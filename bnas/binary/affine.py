@@ -57,3 +57,6 @@ class Relative:
 
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.pair.beta) / self.pair.alpha
+
+    def back(self, u: Tensor) -> Tensor:
+        return u.to(self.pair.alpha) * self.pair.alpha + self.pair.beta

@@ -31,7 +31,7 @@ class Basis(nn.Module):
         self.register_buffer("basis", self._start(1 if like is None else len(like)))
         if like is not None:
             self.reset(like)
-        self.packing = Packing(bits, f"{2**bits} levels, {signs(bits)} with fitted scales")
+        self.packing = Packing(bits, f"{2**bits} levels, {signs(bits)} with fitted scales", offset=not signed)
         self.formula = f"nearest sum of {bits} v_i b_i to u, b_i in {'{-1, 1}' if signed else '{0, 1}'}"
 
     def _start(self, rows: int) -> Tensor:
@@ -84,6 +84,11 @@ class Basis(nn.Module):
         scales = self.basis.to(u.dtype) * (1.0 if self.signed else 0.5)
         found = [BitTerm(bits[..., i].reshape(u.shape), scales[i].reshape(shape)) for i in range(self.bits)]
         return tuple(found) if self.signed else (*found, offset(u, scales.sum(dim=0).reshape(shape)))
+
+    def edges(self) -> Tensor | None:
+        """Midpoints of a layer's levels; filters have each their own."""
+        levels = self.levels()[0]
+        return (levels[0, 1:] + levels[0, :-1]) / 2 if len(levels) == 1 else None
 
 
 class BelowTop:

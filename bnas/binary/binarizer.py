@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from bnas.binary.affine import LearnedPair, Standardized
 from bnas.binary.codes import Code, Observer, Sign, StochasticSign
 from bnas.binary.estimators import Estimator, Identity, surrogate
-from bnas.binary.pre import KEEP_SIZE, Pre, Shift, formula, keeps_sign, rectify, unchanged
+from bnas.binary.pre import KEEP_SIZE, Pre, Shift, formula, keeps_sign, points, rectify, unchanged
 from bnas.binary.scales import Scale
 from bnas.binary.terms import BitTerm, Packing, offset, scaled
 from bnas.errors import BnasError
 
-__all__ = ["Binarizer", "BitTerm", "Real"]
+__all__ = ["OF_INPUT", "Binarizer", "BitTerm", "Real"]
+
+OF_INPUT = Packing(0, "their scales are computed from each input")
 
 
 class Binarizer(nn.Module):
@@ -45,7 +47,10 @@ class Binarizer(nn.Module):
     @property
     def packing(self) -> Packing:
         """How many terms that hold bits the value is the sum of, and of what kind."""
-        return self.code.packing
+        if self.scale.of_input:
+            return OF_INPUT
+        packing = self.code.packing
+        return packing._replace(offset=True) if self.scale.added else packing
 
     @property
     def binarizes(self) -> bool:
@@ -81,6 +86,11 @@ class Binarizer(nn.Module):
         fitted = self._fitted(x, u)
         found, added = scaled(self.code.terms(u), self.scale.value(fitted)), self.scale.offset(fitted)
         return found if added is None else (*found, offset(found[0].sign_pm1, added))
+
+    def edges(self) -> Tensor | None:
+        """The numbers x at which the value changes, [T]; None where they depend on the tensor."""
+        found = self.code.edges() if type(self.scale) in (Scale, LearnedPair) else None
+        return None if found is None else points(self.pre, found)
 
     def _fitted(self, x: Tensor, u: Tensor) -> Tensor:
         """What the scale is a function of: u, too, where PRE made another shape of x."""

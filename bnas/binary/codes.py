@@ -23,6 +23,7 @@ class Code(Protocol):
     """A function u -> value of equal shape. `packs`: one bit a value, +1 or -1.
 
     `terms(u)`: +-1 terms whose sum is the value in evaluation. `packing`: how many, and of what kind. `formula`: of u.
+    `edges()`: the numbers u at which the value changes, [T]; None where they depend on the tensor.
     """
 
     @property
@@ -37,6 +38,8 @@ class Code(Protocol):
     def __call__(self, u: Tensor) -> Tensor: ...
 
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]: ...
+
+    def edges(self) -> Tensor | None: ...
 
 
 @runtime_checkable
@@ -63,6 +66,9 @@ class Sign:
 
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]:
         return (BitTerm(sign_pm1(u), None),)
+
+    def edges(self) -> Tensor | None:
+        return torch.zeros(1)
 
 
 class StochasticSign(nn.Module):
@@ -93,6 +99,9 @@ class StochasticSign(nn.Module):
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]:
         return (BitTerm(sign_pm1(u), None),)
 
+    def edges(self) -> Tensor | None:
+        return torch.zeros(1)
+
 
 class SoftSign(nn.Module):
     """u itself in training, its sign in evaluation: for a PRE that sharpens to a sign by itself."""
@@ -107,6 +116,9 @@ class SoftSign(nn.Module):
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]:
         return (BitTerm(sign_pm1(u), None),)
 
+    def edges(self) -> Tensor | None:
+        return torch.zeros(1)
+
 
 class Levels:
     """The level whose interval u falls into: levels[i] between thresholds[i - 1] and thresholds[i], u = t to the lower.
@@ -118,7 +130,8 @@ class Levels:
 
     def __init__(self, levels: tuple[float, ...], thresholds: tuple[float, ...], *, upper: bool = False) -> None:
         self.levels, self.thresholds, self.upper = levels, thresholds, upper
-        self.packing = Packing(len(thresholds), f"{len(levels)} levels, {signs(len(thresholds))}")
+        why = f"{len(levels)} levels, {signs(len(thresholds))}"
+        self.packing = Packing(len(thresholds), why, offset=self._middle() != 0)
         self.formula = f"nearest of {{{', '.join(f'{level:g}' for level in levels)}}} to u"
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -131,8 +144,13 @@ class Levels:
         for below, above, edge in zip(self.levels, self.levels[1:], self.thresholds, strict=False):
             passed = (u >= edge) if self.upper else (u > edge)
             found.append(BitTerm(_pm1(passed, u), u.new_tensor((above - below) / 2)))
-        middle = (self.levels[0] + self.levels[-1]) / 2
-        return (*found, offset(u, middle)) if middle else tuple(found)
+        return (*found, offset(u, self._middle())) if self.packing.offset else tuple(found)
+
+    def _middle(self) -> float:
+        return (self.levels[0] + self.levels[-1]) / 2
+
+    def edges(self) -> Tensor | None:
+        return torch.tensor(self.thresholds)
 
 
 def step() -> Levels:
@@ -154,6 +172,9 @@ class Ternary:
 
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]:
         return ternary_terms(self(u))
+
+    def edges(self) -> Tensor | None:
+        return None
 
 
 class Hysteresis(nn.Module):
@@ -189,6 +210,9 @@ class Hysteresis(nn.Module):
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]:
         return ternary_terms(self(u))
 
+    def edges(self) -> Tensor | None:
+        return None
+
 
 def ternary_terms(value: Tensor) -> tuple[BitTerm, ...]:
     """Two terms of scale 1/2 whose sum is a value of {-1, 0, 1}."""
@@ -200,7 +224,8 @@ class Uniform:
     """low + (high - low) n / steps, n the rounded share of the way: half to even, or upwards (`ties_up`).
 
     `bounds()` gives low and high, which may be learned; `between` says for people which.
-    Terms: one sign for each binary digit of n, and an offset.
+    Terms: one sign for each binary digit of n (of 3 levels, for each threshold), and an offset unless fixed bounds are
+    mirror images.
     """
 
     def __init__(
@@ -214,7 +239,11 @@ class Uniform:
         self.steps, self.bounds, self.ties_up = steps, bounds, ties_up
         self.digits = steps.bit_length()
         self.packs = False
-        self.packing = Packing(self.digits, f"{steps + 1} levels, {signs(self.digits)}")
+        low, high = bounds()
+        learned = isinstance(low, Tensor) or isinstance(high, Tensor)
+        centred = not learned and low == -high and steps in (2, 2**self.digits - 1)
+        why = f"{steps + 1} levels, {signs(self.digits)}"
+        self.packing = Packing(self.digits, TERNARY.why if steps == 2 else why, offset=not centred)
         self.formula = f"nearest of {steps + 1} even levels of {between} to u"
 
     def numbers(self, u: Tensor) -> Tensor:
@@ -233,17 +262,20 @@ class Uniform:
         return (low + (high - low) * self.numbers(u) / self.steps).to(u.dtype)
 
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]:
-        bounds = self.bounds()
-        low, high = (torch.as_tensor(bound, dtype=u.dtype, device=u.device) for bound in bounds)
+        low, high = (torch.as_tensor(bound, dtype=u.dtype, device=u.device) for bound in self.bounds())
         numbers = self.numbers(u).long()
-        # n = sum of 2^b digit_b, digit = (s + 1) / 2; the halves of all digits add up to (2^digits - 1) / 2.
-        found = [
-            BitTerm(_pm1((numbers >> b) % 2 == 1, u), (high - low) / self.steps * 2.0 ** (b - 1))
-            for b in range(self.digits)
-        ]
-        constant = low + (high - low) / self.steps * (2**self.digits - 1) / 2
-        centred = self.steps == 2**self.digits - 1 and bounds == (-1.0, 1.0)
-        return tuple(found) if centred else (*found, offset(u, constant))
+        half = (high - low) / self.steps / 2
+        if self.steps == 2:
+            found = [BitTerm(_pm1(numbers > below, u), half) for below in range(2)]
+        else:
+            # n = sum of 2^b digit_b, digit = (s + 1) / 2.
+            found = [BitTerm(_pm1((numbers >> b) % 2 == 1, u), half * 2.0**b) for b in range(self.digits)]
+        constant = low + half * (self.steps if self.steps == 2 else 2**self.digits - 1)
+        return (*found, offset(u, constant)) if self.packing.offset else tuple(found)
+
+    def edges(self) -> Tensor | None:
+        low, high = (torch.as_tensor(bound).detach().double() for bound in self.bounds())
+        return low + (high - low) * (torch.arange(self.steps, device=low.device) + 0.5) / self.steps
 
 
 def _pm1(positive: Tensor, like: Tensor) -> Tensor:

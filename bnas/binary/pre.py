@@ -1,7 +1,7 @@
 """PRE: what happens to a real tensor before it is coded. Differentiated by autograd."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,6 +89,14 @@ _KEEP_SIGN = (unchanged, clip_unit, divide_by_deviation)
 def keeps_sign(pre: Pre) -> bool:
     """Whether sign(u) = sign(x)."""
     return pre in _KEEP_SIGN or isinstance(pre, Sharpen)
+
+
+def points(pre: Pre, u: Tensor) -> Tensor | None:
+    """The numbers x at which a PRE of single numbers passes through u, of those that it reaches; None for any other PRE."""
+    if pre in (unchanged, clip_unit, rectify) or isinstance(pre, ClipBetween | ClipTo | SoftStairs):
+        return u
+    back: Callable[[Tensor], Tensor] | None = getattr(pre, "back", None)
+    return None if back is None else back(u)
 
 
 def formula(pre: Pre) -> str:

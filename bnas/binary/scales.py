@@ -44,6 +44,8 @@ class Scale(nn.Module):
     of_pre: ClassVar[bool] = False
 
     added: str = ""
+    # Whether it is computed from each input, so that no packed network can have it.
+    of_input: bool = False
     # Of the gradient, where it is not the chain rule.
     note: str = ""
 
@@ -91,6 +93,7 @@ class MeanAbs(Scale):
         super().__init__()
         check_choice("gradient of a mean-abs scale", gradient, self.GRADIENTS)
         self.gradient, self.over = gradient, over
+        self.of_input = over in ("sample", "position")
         self.note = self.NOTES[gradient]
 
     @property

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bnas.binary.axes import mean_abs, named, reduced
-from bnas.binary.binarizer import Binarizer
+from bnas.binary.binarizer import OF_INPUT, Binarizer
 from bnas.binary.codes import signs
 from bnas.binary.estimators import Estimator, surrogate
-from bnas.binary.pre import Pre, formula, unchanged
+from bnas.binary.pre import Pre, formula, points, unchanged
 from bnas.binary.terms import BitTerm, Packing
 
 
@@ -39,6 +39,9 @@ class Several(Binarizer):
 
     def parts(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         raise NotImplementedError
+
+    def edges(self) -> Tensor | None:
+        return None
 
     def signs(self, u: Tensor) -> Tensor:
         """sign(u) with the estimator's gradient."""
@@ -90,9 +93,18 @@ class Residual(Several):
 
     @property
     def packing(self) -> Packing:
-        if self.magnitudes.over == "position":
-            return Packing(0, "a scale at each position, which does not come out of the product")
-        return super().packing
+        return OF_INPUT if self.magnitudes.over in ("sample", "position") else super().packing
+
+    def edges(self) -> Tensor | None:
+        """r_l = 0: all sums of +-m_1, ..., +-m_(l - 1), for each level l."""
+        if self.magnitudes.over != "layer":
+            return None
+        nothing, earlier = torch.zeros(1), list[Tensor]()
+        zeros = [nothing.double()]
+        for level in range(self.count - 1):
+            earlier.append(self.magnitudes(nothing, level, earlier).detach().cpu())
+            zeros.append(torch.cat([zeros[-1] - earlier[-1], zeros[-1] + earlier[-1]]))
+        return points(self.pre, torch.cat(zeros))
 
     def value_text(self) -> str:
         u = formula(self.pre)
@@ -173,7 +185,8 @@ class Averaged(nn.Module):
 
     def __init__(self, of: Magnitudes, count: int, decay: float = 0.99) -> None:
         super().__init__()
-        self.of, self.decay, self.over = of, decay, of.over
+        # In evaluation, as of a layer.
+        self.of, self.decay, self.over = of, decay, "layer"
         self.formula = f"{of.formula}, in evaluation their moving average"
         self.register_buffer("average", torch.zeros(count))
         self.register_buffer("seen", torch.zeros(count, dtype=torch.bool))
@@ -208,6 +221,9 @@ class Shifted(Several):
     def parts(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for shift, scale in zip(self.shifts, self.scales, strict=True):
             yield self.signs(x + shift), scale
+
+    def edges(self) -> Tensor | None:
+        return 0.5 - self.shifts.detach()
 
     def value_text(self) -> str:
         return f"sum of {self.count} b_n sign(u - 1/2), u = x + v_n"

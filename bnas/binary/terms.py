@@ -24,10 +24,19 @@ class BitTerm(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """How a tensor packs: its number of `terms` that hold bits, 0 where it does not; `why` in a few words."""
+    """How a tensor packs: its number of `terms` that hold bits, 0 where it does not; `why` in a few words.
+
+    `offset`: a constant term is added to them.
+    """
 
     terms: int
     why: str
+    offset: bool = False
+
+    @property
+    def count(self) -> int:
+        """Of all terms, the offset included; 0 where the tensor does not pack."""
+        return self.terms + self.offset if self.terms else 0
 
 
 def total(terms: Sequence[BitTerm]) -> Tensor:
@@ -62,6 +71,11 @@ def attach(value: Tensor, terms: Sequence[BitTerm]) -> Tensor:
 
 
 def attached(value: Tensor) -> tuple[BitTerm, ...] | None:
-    """The terms that `attach` gave this very tensor."""
+    """The terms that `attach` gave this very tensor, or the [N, C, H, W] of which it is the view [N, C H W]."""
     terms: tuple[BitTerm, ...] | None = getattr(value, "bnas_terms", None)
-    return terms
+    whole = value._base
+    if terms is not None or whole is None or value.dim() != 2 or len(value) != len(whole):
+        return terms
+    if value.numel() == whole.numel() and value.is_contiguous() and whole.is_contiguous():
+        terms = getattr(whole, "bnas_terms", None)
+    return None if terms is None else tuple(term._replace(sign_pm1=term.sign_pm1.flatten(1)) for term in terms)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 class Threshold(NamedTuple):
     """+1 where x >= value (flip False) or x <= value (flip True), else -1; one entry per channel, shape [C].
 
+    `value` [T, C] is T comparisons: +1 where an odd number of them holds.
     A channel whose norm has no slope is constant: value -inf (always +1) or +inf (always -1) with flip False.
     """
 
@@ -23,7 +24,8 @@ def fold(norm: nn.BatchNorm2d | None, channels: int, shift: Tensor | None = None
     """The threshold of sign(gamma (x - mu) / sqrt(var + eps) + beta + shift) for the running statistics of `norm`.
 
     t = mu - (beta + shift) sqrt(var + eps) / gamma, with >= for gamma > 0 and <= for gamma < 0. Computed in float64
-    and rounded once to float32. `norm` None: the input itself is compared, t = -shift.
+    and rounded once to float32. `norm` None: the input itself is compared, t = -shift. `shift` [C], or [T, 1] for T
+    comparisons.
     """
     if norm is None:
         offset = torch.zeros(channels, dtype=torch.float64) if shift is None else shift.detach().double()
@@ -45,6 +47,8 @@ def fold(norm: nn.BatchNorm2d | None, channels: int, shift: Tensor | None = None
 def compare(x: Tensor, threshold: Threshold) -> Tensor:
     """+-1 in x's dtype for x [N, C, ...]: the comparison that `Threshold` states."""
     shape = (1, -1) + (1,) * (x.dim() - 2)
-    value, flip = threshold.value.view(shape), threshold.flip.view(shape)
-    positive = torch.where(flip, x <= value, x >= value)
+    flip = threshold.flip.view(shape)
+    positive = torch.zeros_like(x, dtype=torch.bool)
+    for value in threshold.value.view(-1, x.shape[1], *shape[2:]):
+        positive ^= torch.where(flip, x <= value, x >= value)
     return torch.where(positive, 1.0, -1.0).to(x.dtype)

@@ -168,6 +168,14 @@ def _threshold(op: Op, tensors: Tensors, x: Tensor) -> DeviceBits:
     return DeviceBits(words, tuple(x.shape[1:]))
 
 
+def _parity_threshold(op: Op, tensors: Tensors, x: Tensor) -> DeviceBits:
+    flip, groups = tensors["flip"], op.attributes["groups"]
+    words = ops.pack(x, tensors["value"][0], flip, groups)
+    for value in tensors["value"][1:]:
+        words = words ^ ops.pack(x, value, flip, groups)
+    return DeviceBits(words, tuple(x.shape[1:]))
+
+
 def _unpack(op: Op, tensors: Tensors, bits: DeviceBits) -> Tensor:
     return _values(bits)
 
@@ -215,6 +223,7 @@ def _flatten(op: Op, tensors: Tensors, value: DeviceValue) -> DeviceValue:
 
 _BINARY_OPS: Mapping[str, Callable[..., DeviceValue]] = {
     "threshold": _threshold,
+    "parity_threshold": _parity_threshold,
     "unpack": _unpack,
     "binary_conv2d": _binary_conv2d,
     "binary_linear": _binary_linear,

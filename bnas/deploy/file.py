@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from bnas import atomic
 from bnas.deploy import shapes
 from bnas.deploy.ir import Program
-from bnas.deploy.kinds import DType
+from bnas.deploy.kinds import COMPARISONS, DType
 from bnas.errors import BnasError
 from bnas.kernels.packing import full_words
 
@@ -47,7 +47,7 @@ class Packed:
                 raise BnasError(f"tensor '{name}' is {self.tensors[name].dtype}, the program needs {DTYPES[type_]}")
         values = shapes.infer(self.program, {name: tensor.shape for name, tensor in self.tensors.items()})
         for op in self.program.ops:
-            if op.kind == "threshold" and self.tensors[op.tensors["flip"]].max() > 1:
+            if op.kind in COMPARISONS and self.tensors[op.tensors["flip"]].max() > 1:
                 raise BnasError(f"{op}: tensor flip '{op.tensors['flip']}' holds more than 0 and 1")
             if op.kind in ("binary_conv2d", "binary_linear"):
                 length = values[op.inputs[0]].shape[0] // op.attributes.get("groups", 1)

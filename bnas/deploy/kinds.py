@@ -57,6 +57,9 @@ class OpKind:
     several_inputs: bool = False
 
 
+# What makes bits of real values.
+COMPARISONS = ("threshold", "parity_threshold")
+
 _CONV = {"stride": PAIR, "padding": SIDES, "dilation": PAIR, "groups": COUNT, "pad_value": PAD_VALUE}
 _POOL = {"kernel_size": PAIR, "stride": PAIR, "padding": SPAN, "ceil_mode": FLAG}
 
@@ -64,6 +67,7 @@ OP_KINDS: Registry[OpKind] = Registry(
     "operation kind",
     {
         "threshold": OpKind("real", "bits", {"groups": COUNT}, {"value": "F32", "flip": "U8"}),
+        "parity_threshold": OpKind("real", "bits", {"groups": COUNT}, {"value": "F32", "flip": "U8"}),
         "unpack": OpKind("bits", "real"),
         "binary_conv2d": OpKind("bits", "real", {**_CONV, "in_channels": COUNT}, {"weight": "U32"}, {"scale": "F32"}),
         "binary_linear": OpKind("bits", "real", {"in_features": COUNT}, {"weight": "U32"}, {"scale": "F32"}),

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas.deploy.ir import Op
+from bnas.deploy.kinds import COMPARISONS
 from bnas.deploy.runtime import Bits, PackedNetwork, Value
 
 # Of float32, for sums in another order: relative to the largest value that the operation wrote.
 ROUNDING = 1e-5
 
-_EXACT = frozenset({"threshold", "unpack", "binary_conv2d", "binary_linear", "concat", "channel_shuffle", "zeros_like"})
+_EXACT = frozenset(
+    {*COMPARISONS, "unpack", "binary_conv2d", "binary_linear", "concat", "channel_shuffle", "zeros_like"}
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def sign_flips(network: PackedNetwork, images: Tensor, values: Mapping[str, Valu
 
     def watch(op: Op, value: Value) -> None:
         other = values.get(op.output)
-        if op.kind == "threshold" and isinstance(value, Bits) and isinstance(other, Bits):
+        if op.kind in COMPARISONS and isinstance(value, Bits) and isinstance(other, Bits):
             differing = value.words ^ other.words
             counts[0] += int(np.bitwise_count(differing).sum())
             counts[1] += len(images) * int(np.prod(value.shape))

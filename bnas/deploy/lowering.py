@@ -7,22 +7,15 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnas.binary.outputs import Output
-from bnas.binary.terms import BitTerm
-from bnas.deploy.draft import Array, Draft, Node
+from bnas.deploy.binary_layers import binary_conv2d, binary_linear, float32, norm_binarize
+from bnas.deploy.draft import Draft, Node
 from bnas.errors import BnasError
-from bnas.kernels.packing import pack_matrix, pack_weights
 from bnas.layers import BinaryConv2d, BinaryLinear, ChannelShuffle, DropPath, NormBinarize, RPReLU
 from bnas.layers.ops import Zero
-
-
-def _float32(tensor: Tensor) -> Array:
-    return tensor.detach().to("cpu", torch.float32).numpy().copy()
 
 
 def _pair(value: Any) -> list[int]:
@@ -30,77 +23,6 @@ def _pair(value: Any) -> list[int]:
 
 
 # Modules. Each takes (draft, node, module) and returns the name of the value that stands for the module's output.
-
-
-def _norm_binarize(draft: Draft, node: Node, module: NormBinarize) -> str:
-    if not module.binarizer.binarizes:
-        raise BnasError("its activations are real-valued: retrain with a scheme that binarizes them")
-    if not module.binarizer.compares:
-        raise BnasError(
-            f"its activations are not one sign, which is all that packs so far: {module.binarizer.value_text()}"
-        )
-    threshold = module.threshold()
-    tensors = {"value": _float32(threshold.value), "flip": threshold.flip.cpu().numpy().astype(np.uint8)}
-    return draft.add("threshold", node.name, node.inputs, node.output, {"groups": 1}, tensors)
-
-
-def _binary_conv2d(draft: Draft, node: Node, module: BinaryConv2d) -> str:
-    _check_reads_bits(draft, node)
-    attributes = {
-        "stride": list(module.stride),
-        "padding": list(module.padding),
-        "dilation": list(module.dilation),
-        "groups": module.groups,
-        "pad_value": int(module.pad_value),
-    }
-    if not module.binarizer.binarizes:
-        weight = _float32(module.binarizer(module.weight))
-        return draft.add("conv2d", node.name, node.inputs, node.output, attributes, {"weight": weight})
-    term = _single_term(module)
-    tensors = {"weight": pack_weights(_float32(term.sign_pm1)), "scale": _scale(term, module.output)}
-    attributes["in_channels"] = module.in_channels
-    return draft.add("binary_conv2d", node.name, node.inputs, node.output, attributes, tensors)
-
-
-def _binary_linear(draft: Draft, node: Node, module: BinaryLinear) -> str:
-    _check_reads_bits(draft, node)
-    if not module.binarizer.binarizes:
-        weight = _float32(module.binarizer(module.weight))
-        return draft.add("linear", node.name, node.inputs, node.output, {}, {"weight": weight})
-    term = _single_term(module)
-    tensors = {"weight": pack_matrix(_float32(term.sign_pm1)), "scale": _scale(term, module.output)}
-    attributes = {"in_features": module.in_features}
-    return draft.add("binary_linear", node.name, node.inputs, node.output, attributes, tensors)
-
-
-def _check_reads_bits(draft: Draft, node: Node) -> None:
-    if node.inputs[0] not in draft.bits:
-        raise BnasError("its input is real-valued: a binary layer that is packed reads the output of a NormBinarize")
-
-
-def _single_term(module: BinaryConv2d | BinaryLinear) -> BitTerm:
-    if module.output.packing is not None:
-        raise BnasError(f"it does not pack: {module.output.packing}")
-    binarizer = module.binarizer
-    terms = binarizer.terms(module.weight) if binarizer.packs else ()
-    if len(terms) != 1:
-        raise BnasError(
-            "its weights are not one sign times a scale, and only such weights pack to one bit so far: "
-            f"{binarizer.value_text()}"
-        )
-    return terms[0]
-
-
-def _scale(term: BitTerm, output: Output) -> Array | None:
-    """One scale per filter, [O], with what multiplies the output's channels; None for a scale of 1."""
-    filters = term.sign_pm1.shape[0]
-    outer = output.channel_scale()
-    if term.scale is None:
-        return None if outer is None else _float32(outer)
-    if term.scale.numel() not in (1, filters) or term.scale.numel() != max(term.scale.shape[:1], default=1):
-        raise BnasError(f"its scale has the shape {list(term.scale.shape)}; only one scale per filter is packed")
-    scale = term.scale.reshape(-1).expand(filters)
-    return _float32(scale if outer is None else scale * outer)
 
 
 def _conv2d(draft: Draft, node: Node, module: nn.Conv2d) -> str:
@@ -113,7 +35,7 @@ def _conv2d(draft: Draft, node: Node, module: nn.Conv2d) -> str:
         "groups": module.groups,
         "pad_value": 0,
     }
-    tensors = {"weight": _float32(module.weight), "bias": None if module.bias is None else _float32(module.bias)}
+    tensors = {"weight": float32(module.weight), "bias": None if module.bias is None else float32(module.bias)}
     return draft.add("conv2d", node.name, node.inputs, node.output, attributes, tensors)
 
 
@@ -126,7 +48,7 @@ def _sides(module: nn.Conv2d) -> list[int]:
 
 
 def _linear(draft: Draft, node: Node, module: nn.Linear) -> str:
-    tensors = {"weight": _float32(module.weight), "bias": None if module.bias is None else _float32(module.bias)}
+    tensors = {"weight": float32(module.weight), "bias": None if module.bias is None else float32(module.bias)}
     return draft.add("linear", node.name, node.inputs, node.output, {}, tensors)
 
 
@@ -140,23 +62,23 @@ def _batch_norm(draft: Draft, node: Node, module: nn.BatchNorm1d | nn.BatchNorm2
     shift = -module.running_mean.detach().double() * scale
     if module.bias is not None:
         shift = shift + module.bias.detach().double()
-    tensors = {"scale": _float32(scale), "shift": _float32(shift)}
+    tensors = {"scale": float32(scale), "shift": float32(shift)}
     return draft.add("batch_norm", node.name, node.inputs, node.output, {}, tensors)
 
 
 def _prelu(draft: Draft, node: Node, module: nn.PReLU) -> str:
-    return draft.add("prelu", node.name, node.inputs, node.output, {}, {"slope": _float32(module.weight)})
+    return draft.add("prelu", node.name, node.inputs, node.output, {}, {"slope": float32(module.weight)})
 
 
 def _rprelu(draft: Draft, node: Node, module: RPReLU) -> str:
     """Shift, PReLU, shift: a batch norm of scale 1 is a shift."""
 
     def shifted(inputs: tuple[str, ...], output: str, shift: Tensor, role: str) -> str:
-        tensors = {"scale": _float32(torch.ones_like(shift)), "shift": _float32(shift)}
+        tensors = {"scale": float32(torch.ones_like(shift)), "shift": float32(shift)}
         return draft.add("batch_norm", f"{node.name}.{role}", inputs, output, {}, tensors)
 
     entering = shifted(node.inputs, f"{node.output}.shifted", module.before, "before")
-    slope = {"slope": _float32(module.slope)}
+    slope = {"slope": float32(module.slope)}
     bent = draft.add("prelu", node.name, (entering,), f"{node.output}.bent", {}, slope)
     return shifted((bent,), node.output, module.after, "after")
 
@@ -216,9 +138,9 @@ def _same(draft: Draft, node: Node, *options: Any, **named: Any) -> str:
 
 
 MODULES: Mapping[type[nn.Module], Callable[..., str]] = {
-    NormBinarize: _norm_binarize,
-    BinaryConv2d: _binary_conv2d,
-    BinaryLinear: _binary_linear,
+    NormBinarize: norm_binarize,
+    BinaryConv2d: binary_conv2d,
+    BinaryLinear: binary_linear,
     ChannelShuffle: _channel_shuffle,
     DropPath: _same,
     Zero: _zero,

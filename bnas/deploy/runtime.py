@@ -218,6 +218,13 @@ def _threshold(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Bits:
     return Bits(backend.threshold_pack(x.numpy(), value, flip, op.attributes["groups"]), tuple(x.shape[1:]))
 
 
+def _parity_threshold(backend: Backend, op: Op, tensors: Tensors, x: Tensor) -> Bits:
+    """Each comparison packed, and their words combined: a bit is the parity of its comparisons, tail bits stay 0."""
+    flip, groups = tensors["flip"], op.attributes["groups"]
+    packed = [backend.threshold_pack(x.numpy(), value, flip, groups) for value in tensors["value"].numpy()]
+    return Bits(np.bitwise_xor.reduce(packed), tuple(x.shape[1:]))
+
+
 def _unpack(backend: Backend, op: Op, tensors: Tensors, bits: Bits) -> Tensor:
     return torch.from_numpy(bits.unpack())
 
@@ -238,6 +245,7 @@ def _flatten(backend: Backend, op: Op, tensors: Tensors, value: Value) -> Value:
 
 _BINARY_OPS: Mapping[str, Callable[..., Value]] = {
     "threshold": _threshold,
+    "parity_threshold": _parity_threshold,
     "unpack": _unpack,
     "binary_conv2d": _binary,
     "binary_linear": _binary,

@@ -80,6 +80,18 @@ def _threshold(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> V
     return Value(inputs[0].shape, groups)
 
 
+def _parity_threshold(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> Value:
+    channels = _image(op, inputs[0])[0]
+    comparisons = roles["value"][:1]
+    if not comparisons or comparisons[0] < 1:
+        raise BnasError(f"{op}: tensor value has shape {list(roles['value'])}, it needs at least one comparison")
+    _fits(op, roles, "value", (*comparisons, channels))
+    _fits(op, roles, "flip", (channels,))
+    groups: int = op.attributes["groups"]
+    _divides(op, groups, channels)
+    return Value(inputs[0].shape, groups)
+
+
 def _divides(op: Op, groups: int, channels: int) -> None:
     if channels % groups:
         raise BnasError(f"{op}: {channels} channels do not divide into {groups} groups")
@@ -216,6 +228,7 @@ def _flatten(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> Val
 
 _RULES: Mapping[str, Rule] = {
     "threshold": _threshold,
+    "parity_threshold": _parity_threshold,
     "unpack": _unpack,
     "binary_conv2d": _binary_conv2d,
     "binary_linear": _binary_linear,

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from bnas.binary.schemes import Scheme
 from bnas.errors import BnasError
 from bnas.layers.precision import without_autocast
-from bnas.layers.products import Operands, sum_of_products
+from bnas.layers.products import Multiplying, Operands
 
 Padding = tuple[int, int, int, int]
 
 
-class BinaryConv2d(nn.Module):
+class BinaryConv2d(Multiplying):
     """Convolution [N, C, H, W] -> [N, O, H', W'] of an already binarized input with a binarized weight, no bias.
 
     Padding is applied after sign: with `pad_value` 0 (the default, as in the papers' code) a padded tap adds nothing;
@@ -23,6 +23,8 @@ class BinaryConv2d(nn.Module):
     the scale is folded into the weight: same mathematics, one elementwise pass over the output less. Operands that are
     sums of several +-1 terms are multiplied term by term, each product rounded (`layers.products`).
     """
+
+    per_filter = (1, -1, 1, 1)
 
     def __init__(
         self,
@@ -58,12 +60,7 @@ class BinaryConv2d(nn.Module):
         scheme.weight_start(self.weight)
         self.binarizer = scheme.weight(self.weight)
         self.output = scheme.output(out_channels)
-        self.operands = Operands.of(self.binarizer, scheme.activation(in_channels), self.output)
-
-    @property
-    def exact(self) -> bool:
-        """Whether evaluation is one product of +-1 by +-1, whose accumulators are integers."""
-        return self.operands is Operands.SIGNS
+        self.of_operands(scheme.activation(in_channels))
 
     def extra_repr(self) -> str:
         return (
@@ -89,11 +86,6 @@ class BinaryConv2d(nn.Module):
         x = F.pad(x, (left, right, top, bottom), value=self.pad_value)
         return F.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
 
-    def accumulate(self, x: Tensor) -> Tensor:
-        """Integer-valued float32 accumulators [N, O, H', W'] of +-1 input x, before the scale."""
-        (term,) = self.binarizer.terms(self.weight)
-        return self._product(x, term.sign_pm1).round()
-
     def box(self, x: Tensor) -> Tensor:
         """[N, 1, H', W']: the mean of x [N, C, H, W] over its channels and each window, padded taps counting as 0."""
         kh, kw = self.kernel_size
@@ -110,17 +102,22 @@ class BinaryConv2d(nn.Module):
         if self.training or self.operands is Operands.REAL:
             return self.multiply(x, self.binarizer(self.weight))
         inner = self.output.enter(x)
-        terms = self.binarizer.terms(self.weight)
         if self.operands is Operands.SIGNS:
-            accumulated = self.accumulate(inner)
-            y = accumulated if terms[0].scale is None else accumulated * terms[0].scale.reshape(1, -1, 1, 1)
-        elif self.pad_value and any(self.padding):
+            (term,) = self.binarizer.terms(self.weight)
+            y = self.accumulate(inner)
+            y = y if term.scale is None else y * term.scale.reshape(self.per_filter)
+        elif self.pads_values:
             # What a padded tap of +-1 is among several terms is nowhere defined; it is that of the whole value.
             y = self.convolve(x, self.binarizer(self.weight))
         else:
-            y = sum_of_products(inner, terms, self._product, (1, -1, 1, 1), self.operands)
+            y = self.sum_of_products(inner)
         return self.output.leave(y, x, self.box)
 
-    def _product(self, x: Tensor, signs: Tensor) -> Tensor:
+    @property
+    def pads_values(self) -> bool:
+        """Whether padded taps are not 0."""
+        return bool(self.pad_value) and any(self.padding)
+
+    def multiplied(self, x: Tensor, signs: Tensor) -> Tensor:
         with without_autocast(x):
             return self.convolve(x.float(), signs.float())

@@ -6,14 +6,16 @@ from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
 from bnas.layers.precision import without_autocast
-from bnas.layers.products import Operands, sum_of_products
+from bnas.layers.products import Multiplying, Operands
 
 
-class BinaryLinear(nn.Module):
+class BinaryLinear(Multiplying):
     """[..., K] -> [..., O] with an already binarized input and a binarized weight [O, K], no bias.
 
     As in `BinaryConv2d`, evaluation scales integer accumulators and training folds the scale into the weight.
     """
+
+    per_filter = (-1,)
 
     def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
         super().__init__()
@@ -22,20 +24,10 @@ class BinaryLinear(nn.Module):
         scheme.weight_start(self.weight)
         self.binarizer = scheme.weight(self.weight)
         self.output = scheme.output(out_features)
-        self.operands = Operands.of(self.binarizer, scheme.activation(in_features), self.output)
-
-    @property
-    def exact(self) -> bool:
-        """Whether evaluation is one product of +-1 by +-1, whose accumulators are integers."""
-        return self.operands is Operands.SIGNS
+        self.of_operands(scheme.activation(in_features))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
-
-    def accumulate(self, x: Tensor) -> Tensor:
-        """Integer-valued float32 accumulators [..., O] of +-1 input x, before the scale."""
-        (term,) = self.binarizer.terms(self.weight)
-        return self._product(x, term.sign_pm1).round()
 
     def box(self, x: Tensor) -> Tensor:
         """[..., 1]: the mean of x [..., K] over its features."""
@@ -48,11 +40,11 @@ class BinaryLinear(nn.Module):
         elif self.operands is Operands.SIGNS:
             (term,) = self.binarizer.terms(self.weight)
             y = self.accumulate(inner)
-            y = y if term.scale is None else y * term.scale.reshape(-1)
+            y = y if term.scale is None else y * term.scale.reshape(self.per_filter)
         else:
-            y = sum_of_products(inner, self.binarizer.terms(self.weight), self._product, (-1,), self.operands)
+            y = self.sum_of_products(inner)
         return self.output.leave(y, x, self.box)
 
-    def _product(self, x: Tensor, signs: Tensor) -> Tensor:
+    def multiplied(self, x: Tensor, signs: Tensor) -> Tensor:
         with without_autocast(x):
             return F.linear(x.float(), signs.float())

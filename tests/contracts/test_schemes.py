@@ -76,12 +76,14 @@ def test_activations_are_the_sum_of_their_terms_and_take_few_values(name: str) -
 
 
 def check_terms(binarizer: Binarizer, x: Tensor, value: Tensor) -> None:
-    if not binarizer.packing.terms:
+    if not binarizer.binarizes:
         with pytest.raises(BnasError, match="no bits to pack"):
             binarizer.terms(x)
         return
     terms = binarizer.terms(x)
-    assert sum(not term.constant for term in terms) == binarizer.packing.terms
+    if binarizer.packing.terms:
+        assert sum(not term.constant for term in terms) == binarizer.packing.terms
+        assert len(terms) == binarizer.packing.count
     for term in terms:
         assert set(term.sign_pm1.unique().tolist()) <= ({1.0} if term.constant else {-1.0, 1.0})
         assert term.scale is None or torch.isfinite(term.scale).all()
@@ -164,7 +166,7 @@ def test_evaluation_multiplies_signs_by_signs_wherever_the_scheme_says_that_it_p
         return
     terms = conv.binarizer.terms(conv.weight), norm.binarizer.terms(norm.norm(x))
     assert len(seen) == len(terms[0]) * len(terms[1])
-    assert found.products == math.prod(sum(not term.constant for term in side) for side in terms)
+    assert found.products == math.prod(len(side) for side in terms) == conv.products
     assert all(set(operand.unique().tolist()) <= {-1.0, 1.0} for pair in seen for operand in pair)
     assert conv.exact == (found.text == "one XNOR product")
 

@@ -29,6 +29,15 @@ def _threshold(groups=1, source="x", output="bits", channels=6):
     return Op("threshold", output, (source,), output, {"groups": groups}, roles), tensors
 
 
+def _parity(groups):
+    """Three comparisons a channel, in both directions, some at infinity or at 0."""
+    value, flip = _draw(3, 6), (_draw(6) > 0).astype(np.uint8)
+    value[0, :3], value[1, 1:3] = [np.inf, -np.inf, 0], [0, np.inf]
+    roles = {"value": "v", "flip": "f"}
+    op = Op("parity_threshold", "bits", ("x",), "bits", {"groups": groups}, roles)
+    return [op, Op("unpack", "u", ("bits",), "y")], {"v": value, "f": flip}
+
+
 def _binary_conv(pad_value, padding, groups=2, scale=True):
     threshold, tensors = _threshold(groups)
     attributes = {**_CONV, "groups": groups, "padding": padding, "pad_value": pad_value, "in_channels": 6}
@@ -90,6 +99,8 @@ CASES = {
     "binary_conv2d cropped": lambda: _binary_conv(0, [-1, 1, -2, 0]),
     "binary_linear": lambda: _binary_linear(1),
     "binary_linear after groups": lambda: _binary_linear(3),
+    "parity_threshold": lambda: _parity(1),
+    "parity_threshold in groups": lambda: _parity(2),
     "unpack": lambda: ([_threshold(3)[0], Op("unpack", "u", ("bits",), "y")], _threshold(3)[1]),
     "conv2d padded by 0": lambda: _conv(0, [1, 1, 2, 0]),
     "conv2d padded by -1": lambda: _conv(-1, [1, 1, 2, 0]),

@@ -69,6 +69,10 @@ def test_several_signs_bring_their_terms_and_lose_them_where_another_tensor_is_m
     assert len(terms) == 2
     assert attached(value * 1.0) is None
     assert attached(norm.train()(torch.randn(2, 2, 3, 3))) is None
-    # A scale at each position does not come out of a product.
-    horq = NormBinarize(2, make_scheme("horq", {"input_scale": "position"})).eval()
+    flat = attached(value.flatten(1))
+    assert flat is not None
+    assert torch.equal(flat[1].sign_pm1, terms[1].sign_pm1.flatten(1))
+    assert attached(value.transpose(2, 3).flatten(1)) is None
+    # A scale that each input has anew does not pack.
+    horq = NormBinarize(2, make_scheme("horq")).eval()
     assert attached(horq(torch.randn(1, 2, 3, 3))) is None

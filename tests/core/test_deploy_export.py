@@ -8,6 +8,7 @@ from torch import nn
 
 from bnas.binary.binarizer import Binarizer, BitTerm
 from bnas.binary.outputs import InputMap
+from bnas.binary.scales import MeanAbs
 from bnas.binary.schemes import Scheme, make_scheme
 from bnas.deploy import shapes
 from bnas.deploy.ir import Program
@@ -222,16 +223,15 @@ def test_shapes_that_were_inferred_are_those_that_run():
     assert len(seen) == len(network.program.ops)
 
 
-class Ternary(Binarizer):
-    """A stand-in for weights or activations of more than one bit."""
+ESTIMATOR = BITS.activation(1).estimator
 
-    def __init__(self, terms=()):
-        super().__init__(make_scheme("bnn").activation(1).estimator)
+
+class Given(Binarizer):
+    """Weights whose terms are given."""
+
+    def __init__(self, terms):
+        super().__init__(ESTIMATOR)
         self.given = terms
-
-    @property
-    def packs(self):
-        return bool(self.given)
 
     def terms(self, x):
         return self.given
@@ -253,12 +253,12 @@ def binary(scheme, activations=BITS):
     [
         (binary(REAL, REAL), r"layer 'body.0' \(NormBinarize\): its activations are real-valued: retrain"),
         (
-            binary(BITS, make_scheme("rebnet")),
-            r"'body.0' \(NormBinarize\): its activations are not one sign.*: sum of 2 m_l sign",
+            binary(BITS, make_scheme("horq")),
+            r"'body.0' \(NormBinarize\): its activations do not pack: their scales are .* each input: sum of 2 m_l sign",
         ),
         (
-            binary(make_scheme("twn"), BITS),
-            r"'body.1' \(BinaryConv2d\): its weights are not one sign times a scale.*: a of least squares ternary",
+            binary(with_weight(Binarizer(ESTIMATOR, scale=MeanAbs(over="position")))),
+            r"'body.1' \(BinaryConv2d\): its weights do not pack: their scales are computed from each input: mean_nhw|x|",
         ),
         (
             binary(Scheme(BITS.weight, BITS.activation, lambda c: InputMap()), BITS),
@@ -270,12 +270,7 @@ def binary(scheme, activations=BITS):
             r"layer 'body.2' \(BinaryConv2d\): its input is real-valued: .* reads the output of a NormBinarize",
         ),
         (
-            binary(with_weight(Ternary())),
-            r"layer 'body.1' \(BinaryConv2d\): its weights are not one sign times a scale",
-        ),
-        (binary(with_weight(Ternary((BitTerm(ONES, None),) * 2))), "its weights are not one sign times a scale"),
-        (
-            binary(with_weight(Ternary((BitTerm(ONES, torch.ones(1, 3, 1, 1)),)))),
+            binary(with_weight(Given((BitTerm(ONES, torch.ones(1, 3, 1, 1)),)))),
             r"its scale has the shape \[1, 3, 1, 1\]; only one scale per filter",
         ),
         (

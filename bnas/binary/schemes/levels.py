@@ -220,15 +220,19 @@ def abcnet(weight_bases: int = 5, activation_bases: int = 5, over: str = "layer"
 def horq(order: int = 2, input_scale: str = "sample") -> Scheme:
     """HORQ (Li et al. 2017, arXiv 1708.08687): W of XNOR-Net, A a residual of `order` signs with scales mean |r|.
 
-    The paper has a scale for each column that a filter reads. Here it is one of each `sample` (the same in a linear layer),
-    which stands outside the product, or of each `position`, which does not and so does not pack. Gradient 1[|x| <= 1].
+    The paper has a scale for each column that a filter reads. Here it is one of each `sample` (the same in a linear layer)
+    or of each `position`, which do not pack, as each input has its own; or with `input_scale: average` a moving average in
+    evaluation, as in scheme least-squares, which packs. Gradient 1[|x| <= 1].
     """
     check_number("order of scheme horq", order, at_least=1, at_most=8, whole=True)
-    check_choice("input_scale of scheme horq", input_scale, ("sample", "position"))
-    return Scheme(
-        xnor_weight("horq", "paper", False),
-        lambda channels: Residual(Box(), Greedy(input_scale), order),
-    )
+    check_choice("input_scale of scheme horq", input_scale, ("sample", "position", "average"))
+
+    def of_activation(channels: int) -> Binarizer:
+        average = input_scale == "average"
+        greedy = Greedy("sample" if average else input_scale)
+        return Residual(Box(), Averaged(greedy, order) if average else greedy, order)
+
+    return Scheme(xnor_weight("horq", "paper", False), of_activation)
 
 
 LEAST_SQUARES = ("ls-1", "gf-2", "gf-3", "gf-4", "ls-2", "ls-T")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bnas.binary.binarizer import Binarizer, Real
 from bnas.binary.outputs import Output
 from bnas.binary.pre import rectify, unchanged
+from bnas.binary.terms import Packing
 from bnas.errors import BnasError, check_choice
 from bnas.options import check_number
 
@@ -57,7 +58,7 @@ class Scheme:
 
 
 class SchemePacking(NamedTuple):
-    """`products`: XNOR products that stand for one product of a layer, 0 where there is no such form; `text` why."""
+    """`products`: XNOR products that the packed network has for one of a layer, 0 where it does not pack; `text` why."""
 
     products: int
     text: str
@@ -76,11 +77,16 @@ def packing(scheme: Scheme) -> SchemePacking:
         reasons.append(output.packing)
     if reasons:
         return SchemePacking(0, f"not: {'; '.join(reasons)}")
-    products = weight.terms * activation.terms
-    if products == 1 and activation_binarizer.compares and weight_binarizer.packs:
+    if activation_binarizer.compares and weight_binarizer.packs:
         return SchemePacking(1, "one XNOR product")
-    name = "one XNOR product, and scales or offsets beside it" if products == 1 else f"{products} XNOR products"
-    return SchemePacking(products, f"{name} (weights: {weight.why}; activations: {activation.why})")
+    products = weight.count * activation.count
+    name = "one XNOR product" if products == 1 else f"{products} XNOR products"
+    parts = [f"{what}: {_why(part)}" for what, part in (("weights", weight), ("activations", activation))]
+    return SchemePacking(products, f"{name} ({'; '.join(parts)})")
+
+
+def _why(part: Packing) -> str:
+    return f"{part.why} and an offset" if part.offset else part.why
 
 
 def real_weight(weight: Tensor) -> Binarizer:

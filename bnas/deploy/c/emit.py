@@ -78,6 +78,12 @@ def _threshold(w: Writer, op: Op, x: Sequence[str], out: str) -> list[str]:
     return [w.call("threshold", x[0], value, flip, out, *w.channels_and_pixels(op.inputs[0]), op.attributes["groups"])]
 
 
+def _parity_threshold(w: Writer, op: Op, x: Sequence[str], out: str) -> list[str]:
+    value, flip = w.tensor(op, "value"), w.tensor(op, "flip")
+    sizes = (*w.channels_and_pixels(op.inputs[0]), op.attributes["groups"], len(w.packed.tensors[op.tensors["value"]]))
+    return [w.call("parity_threshold", x[0], value, flip, out, *sizes)]
+
+
 def _unpack(w: Writer, op: Op, x: Sequence[str], out: str) -> list[str]:
     return [w.call("unpack", x[0], out, *w.channels_and_pixels(op.inputs[0]), w.values[op.inputs[0]].groups)]
 
@@ -195,6 +201,7 @@ def c_float(number: np.float32) -> str:
 
 EMITTERS: Mapping[str, Emitter] = {
     "threshold": _threshold,
+    "parity_threshold": _parity_threshold,
     "unpack": _unpack,
     "binary_conv2d": _binary_conv2d,
     "binary_linear": _binary_linear,

@@ -44,6 +44,25 @@ static void threshold(const float *x, const float *value, const uint8_t *flip, u
         }
     }
 }""",
+    "parity_threshold": """\
+static void parity_threshold(const float *x, const float *value, const uint8_t *flip, uint32_t *bits,
+                             int32_t channels, int32_t pixels, int32_t groups, int32_t comparisons)
+{
+    int32_t length = channels / groups, words = (length + 31) / 32, c, p, t;
+    memset(bits, 0, sizeof(uint32_t) * (size_t)(pixels * groups * words));
+    for (c = 0; c < channels; c++) {
+        uint32_t *word = bits + c / length * words + c % length / 32;
+        for (p = 0; p < pixels; p++) {
+            float v = x[c * pixels + p];
+            uint32_t odd = 0;
+            for (t = 0; t < comparisons; t++) {
+                float limit = value[t * channels + c];
+                odd ^= flip[c] ? v <= limit : v >= limit;
+            }
+            word[p * groups * words] |= odd << (c % length % 32);
+        }
+    }
+}""",
     "unpack": """\
 static void unpack(const uint32_t *bits, float *out, int32_t channels, int32_t pixels, int32_t groups)
 {

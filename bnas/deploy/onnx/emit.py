@@ -69,13 +69,19 @@ def emit(graph: Graph, op: Op) -> None:
 
 
 def _threshold(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """x >= value; where flipped x <= value, which is -x >= -value: exact, because a change of sign is."""
+    """x >= value; where flipped x <= value, which is -x >= -value: exact, because a change of sign is.
+
+    Of several comparisons, whether an odd number holds.
+    """
     x, shape = op.inputs[0], (-1, 1, 1)
     direction = np.where(tensors["flip"] > 0, np.float32(-1), np.float32(1))
     if tensors["flip"].any():
         x = g.node("Mul", [x, g.constant(f"{op.output}/direction", direction.reshape(shape))], f"{op.output}/directed")
-    value = g.constant(f"{op.output}/value", (tensors["value"] * direction).reshape(shape))
-    reached = g.node("GreaterOrEqual", [x, value], f"{op.output}/reached")
+    reached = ""
+    for place, limits in enumerate(tensors["value"].reshape(-1, len(direction))):
+        value = g.constant(f"{op.output}/value{place}", (limits * direction).reshape(shape))
+        one = g.node("GreaterOrEqual", [x, value], f"{op.output}/reached{place}")
+        reached = g.node("Xor", [reached, one], f"{op.output}/odd{place}") if reached else one
     plus, minus = g.number("/plus_one", 1), g.number("/minus_one", -1)
     g.node("Where", [reached, plus, minus], op.output)
 
@@ -247,6 +253,7 @@ def _flatten(g: Graph, op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
 
 EMITTERS: Mapping[str, Emitter] = {
     "threshold": _threshold,
+    "parity_threshold": _threshold,
     "unpack": _unpack,
     "binary_conv2d": _binary_conv2d,
     "binary_linear": _binary_linear,
