@@ -114,11 +114,11 @@ def _layer(name: str, module: nn.Module, output: Tensor, as_deployed: bool) -> L
     output_bits = 32 * output[0].numel()
     if isinstance(module, BinaryConv2d | BinaryLinear) and products:
         # One bit a weight for each of its terms, and for each product one float of scale per filter.
-        terms = max(module.binarizer.packing.count, 1)
+        terms = max(module.binarizer.packing.all_terms, 1)
         bits = terms * module.weight.numel() + products * 32 * module.weight.shape[0]
     elif isinstance(module, NormBinarize) and (as_deployed or module.binarizer.packing.terms):
         # For each sign a threshold and its direction per channel; the output is one bit an element.
-        terms = max(module.binarizer.packing.count, 1)
+        terms = max(module.binarizer.packing.all_terms, 1)
         bits, output_bits = terms * 33 * module.channels, terms * output[0].numel()
     return LayerCost(
         name,

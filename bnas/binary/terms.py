@@ -34,7 +34,7 @@ class Packing(NamedTuple):
     offset: bool = False
 
     @property
-    def count(self) -> int:
+    def all_terms(self) -> int:
         """Of all terms, the offset included; 0 where the tensor does not pack."""
         return self.terms + self.offset if self.terms else 0
 

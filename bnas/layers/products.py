@@ -39,7 +39,7 @@ class Multiplying(nn.Module):
     def of_operands(self, activation: Binarizer) -> None:
         """What an input that such a binarizer made is multiplied with."""
         self.operands = Operands.of(self.binarizer, activation, self.output)
-        self.input_terms = activation.packing.count if self.operands is Operands.SUMS else 1
+        self.input_terms = activation.packing.all_terms if self.operands is Operands.SUMS else 1
 
     @property
     def exact(self) -> bool:
@@ -49,7 +49,7 @@ class Multiplying(nn.Module):
     @property
     def products(self) -> int:
         """Of signs by signs, that evaluation is made of; 0 where it is one of real numbers."""
-        return 0 if self.operands is Operands.REAL else self.binarizer.packing.count * self.input_terms
+        return 0 if self.operands is Operands.REAL else self.binarizer.packing.all_terms * self.input_terms
 
     def multiplied(self, x: Tensor, signs: Tensor) -> Tensor:
         """The product of x and a weight of that shape, in float32."""

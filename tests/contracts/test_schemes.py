@@ -83,7 +83,7 @@ def check_terms(binarizer: Binarizer, x: Tensor, value: Tensor) -> None:
     terms = binarizer.terms(x)
     if binarizer.packing.terms:
         assert sum(not term.constant for term in terms) == binarizer.packing.terms
-        assert len(terms) == binarizer.packing.count
+        assert len(terms) == binarizer.packing.all_terms
     for term in terms:
         assert set(term.sign_pm1.unique().tolist()) <= ({1.0} if term.constant else {-1.0, 1.0})
         assert term.scale is None or torch.isfinite(term.scale).all()

@@ -144,9 +144,8 @@ def test_a_layerwise_retraining_that_was_stopped_midway_can_be_evaluated(chain: 
 @pytest.mark.parametrize(
     ("scheme", "what"),
     [
-        ("rebnet", "its activations are not one sign"),
+        ("horq", "its activations do not pack: their scales are computed from each input"),
         ("twn", "its activations are real-valued"),
-        ("adabin", "not one sign"),
     ],
 )
 def test_what_does_not_pack_is_refused_by_layer_name_with_the_reason(

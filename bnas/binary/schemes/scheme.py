@@ -79,7 +79,7 @@ def packing(scheme: Scheme) -> SchemePacking:
         return SchemePacking(0, f"not: {'; '.join(reasons)}")
     if activation_binarizer.compares and weight_binarizer.packs:
         return SchemePacking(1, "one XNOR product")
-    products = weight.count * activation.count
+    products = weight.all_terms * activation.all_terms
     name = "one XNOR product" if products == 1 else f"{products} XNOR products"
     parts = [f"{what}: {_why(part)}" for what, part in (("weights", weight), ("activations", activation))]
     return SchemePacking(products, f"{name} ({'; '.join(parts)})")
