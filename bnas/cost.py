@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.layers import BinaryConv2d, BinaryLinear, NormBinarize
+from bnas.layers.activation import Activation
 
 BINARY_MACS_PER_REAL = 64
 
@@ -122,7 +123,7 @@ def _layer(name: str, module: nn.Module, output: Tensor, as_deployed: bool) -> L
         bits, output_bits = terms * 33 * module.channels, terms * output[0].numel()
     return LayerCost(
         name,
-        type(module).__name__,
+        type(module.body if isinstance(module, Activation) else module).__name__,
         tuple(output.shape[1:]),
         0 if products else macs,
         products * macs,
@@ -134,7 +135,7 @@ def _layer(name: str, module: nn.Module, output: Tensor, as_deployed: bool) -> L
 
 
 def _leaves(model: nn.Module) -> dict[str, nn.Module]:
-    whole = (BinaryConv2d, BinaryLinear, NormBinarize)
+    whole = (BinaryConv2d, BinaryLinear, NormBinarize, Activation)
     found: dict[str, nn.Module] = {}
     # Modules come parents first; what lies inside a whole layer is passed over.
     outer = "."

@@ -130,11 +130,11 @@ def test_a_data_set_that_is_named(tmp_path: Path) -> None:
 
 def test_a_shipped_job_that_is_spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt = tmp_path / "spoilt.yaml"
-    spoilt.write_text("seeds: 1\n")
+    spoilt.write_text("seedz: 1\n")
     monkeypatch.setattr(doctor, "shipped_jobs", lambda: {str(spoilt): spoilt})
     (finding,) = doctor.jobs()
     assert finding.state == "failed"
-    assert "unknown key 'seeds'" in finding.text
+    assert "unknown key 'seedz'" in finding.text
 
 
 def test_the_command_and_its_exit_codes(
