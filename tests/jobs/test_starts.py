@@ -212,7 +212,7 @@ def test_notes_on_the_images_are_said_once_a_run(tmp_path: Path, monkeypatch: py
     for _ in range(2):
         reporter = Listening()
         api.search(job, tmp_path / "run", reporter=reporter)
-        told.append(reporter.messages)
+        told.append([text for text in reporter.messages if text.startswith("data set")])
     assert told == [["data set tiny: a checksum differs"], []]
     reporter = Listening()
     api.search(job, tmp_path / "run", reporter=reporter, fresh=True)
