@@ -216,7 +216,7 @@ def test_notes_on_the_images_are_said_once_a_run(tmp_path: Path, monkeypatch: py
     assert told == [["data set tiny: a checksum differs"], []]
     reporter = Listening()
     api.search(job, tmp_path / "run", reporter=reporter, fresh=True)
-    assert reporter.messages[1:] == ["data set tiny: a checksum differs"]
+    assert reporter.messages[1] == "data set tiny: a checksum differs"
 
 
 class FakeTensorBoard(SilentReporter):

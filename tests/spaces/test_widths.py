@@ -344,7 +344,11 @@ def test_norms_of_a_slice_start_with_slope_1_and_offset_0() -> None:
         ("resnet20", {"stem": "cifar10"}, "no stem named 'cifar10'; there are: cifar, imagenet. Did you mean 'cifar'"),
         ("resnet20", {"block": "bi-real"}, "no block named 'bi-real'; there are: basic, bireal. Did you mean 'bireal'"),
         ("resnet20", {"downsample": "pool"}, "no downsample named 'pool'; there are: real, binary"),
-        ("resnet20", {"activation": "gelu"}, "no activation named 'gelu'; there are: none, prelu, relu, hardtanh"),
+        (
+            "resnet20",
+            {"activation": "gelu"},
+            "no activation named 'gelu'; there are: none, relu, prelu, rprelu, hardtanh",
+        ),
         ("vgg_small", {"block": "bireal"}, "block is bireal, but network vgg_small has no residual blocks"),
         ("vgg_small", {"downsample": "real"}, "downsample is real, but network vgg_small has no residual blocks"),
     ],
