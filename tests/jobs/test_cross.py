@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from bnas import seeding
 from bnas.stopping import StopRequest
-from experiments.config import make_job
+from experiments.config import load_job, make_job
 from experiments.cross import TABLE, cross, space_jobs
 from tests.jobs import tiny_chain
 from tests.jobs.test_compare import StopsAfter, content, without_times, write
@@ -58,6 +60,17 @@ def test_sizes_and_arguments_start_anew_in_another_space(images: Path) -> None:
     assert jobs["bats"].space.args["nodes"] == 1
     assert "groups" not in jobs["widths"].search.size
     assert jobs["widths"].search.size["channels"] == 4
+
+
+def test_every_network_of_the_shipped_job_can_be_built() -> None:
+    for name, job in space_jobs(load_job("digits_cross")).items():
+        space, spec = job.make_space(), job.spec(job.retrain, (1, 8, 8), 10)
+        for index in range(max(len(decision.choices) for decision in space.decisions)):
+            scores = {
+                d.name: [float(i == index % len(d.choices)) for i in range(len(d.choices))] for d in space.decisions
+            }
+            with torch.device("meta"), seeding.borrowed(0, name):
+                assert list(space.build(space.derive(scores), spec).parameters())
 
 
 @pytest.mark.parametrize(
