@@ -43,7 +43,7 @@ def test_phases_steps_and_rounds_are_those_of_the_job(planned: plan.Plan, images
         "search": {"weights": 1, "weights and alphas": 5},
         "retrain, real-weights": {"training": 6},
         "retrain, binary": {"training": 12},
-        "export and test": {"test by torch": 1, "export": 1, "test of the packed file, reference": 2},
+        "export and test": {"test by torch": 1, "export": 1, "test of the packed file, cpu": 2},
     }
     assert [phase.rounds for phase in planned.phases] == [3, 2, 3, 0]
     assert all(steps.seconds_each > 0 for phase in planned.phases for steps in phase.steps)
