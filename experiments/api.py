@@ -36,20 +36,10 @@ from experiments.assembly import (
     read_data,
     teacher_digest,
 )
-from experiments.config import (
-    MAY_CHANGE,
-    MEMORY_KEYS,
-    Job,
-    JobError,
-    about,
-    fingerprint,
-    load_job,
-    load_plugins_of,
-    make_job,
-    plan_retraining,
-)
+from experiments.config import MAY_CHANGE, MEMORY_KEYS, Job, JobError, about, fingerprint, plan_retraining
 from experiments.deploy_target import messages, searched_space
 from experiments.genotype_formats import read_genotype
+from experiments.job_files import load_job, load_plugins_of, make_job
 from experiments.job_text import job_text
 from experiments.network import find_trained, load_trained
 from experiments.yaml_file import read as read_yaml

@@ -6,8 +6,9 @@ from pathlib import Path
 from bnas.statistics import Difference, Spread
 from bnas.stopping import StopRequest
 from experiments.compare import TABLE, Comparison, Row, compare
-from experiments.config import JobError, load_job
+from experiments.config import JobError
 from experiments.console import count, hint, make_reporter, say, size, table, write_json
+from experiments.job_files import load_job
 
 DONE, STOPPED = 0, 3
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from bnas.binary import SCHEMES
 from bnas.errors import BnasError, nearest
-from experiments.config import OF_COMPARISONS, Job, make_job, plain
+from experiments.config import OF_COMPARISONS, Job, plain
+from experiments.job_files import make_job
 from strategies import STRATEGIES
 
 # A name whose options go into every entry, before its own.

@@ -12,7 +12,8 @@ from bnas.progress import Reporter
 from bnas.stopping import StopRequest
 from experiments.compare import Comparison, compare
 from experiments.compare_entries import changed, entries
-from experiments.config import Job, make_job, plain
+from experiments.config import Job, plain
+from experiments.job_files import make_job
 from search_spaces import SPACES
 
 TABLE = "cross.json"

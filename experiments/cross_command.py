@@ -5,9 +5,10 @@ from pathlib import Path
 
 from bnas.stopping import StopRequest
 from experiments.compare import Row
-from experiments.config import JobError, load_job
+from experiments.config import JobError
 from experiments.console import count, hint, make_reporter, say, table, write_json
 from experiments.cross import TABLE, Cross, cross
+from experiments.job_files import load_job
 
 DONE, STOPPED = 0, 3
 

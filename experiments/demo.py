@@ -11,8 +11,9 @@ from typing import Any
 from bnas.cost import measure
 from bnas.genotype import Genotype
 from experiments import api, deployment
-from experiments.config import Job, load_job
+from experiments.config import Job
 from experiments.console import console, count, make_reporter, size, table
+from experiments.job_files import load_job
 from experiments.network import load_trained
 from experiments.plot import draw_genotype, save_figure
 from search_spaces import space_of

@@ -22,8 +22,8 @@ from bnas.environment import processor
 from bnas.errors import BnasError
 from bnas.kernels import BACKENDS, Backend
 from bnas.kernels.packing import pack_activations, pack_matrix, pack_weights
-from experiments.config import load_job, shipped_jobs
 from experiments.console import console, size, write_json
+from experiments.job_files import load_job, shipped_jobs
 
 # Linux' names of what popcount kernels profit from, and ours.
 FEATURES = {

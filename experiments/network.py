@@ -16,7 +16,7 @@ from bnas.rundir import RunDir, RunFiles, retraining_at
 from bnas.space import NetSpec
 from bnas.training.retraining import Retraining
 from bnas.training.stages import binarize_deepest
-from experiments.config import load_plugins_of
+from experiments.job_files import load_plugins_of
 from search_spaces import space_of
 
 

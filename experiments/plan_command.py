@@ -5,8 +5,9 @@ from pathlib import Path
 
 from bnas.progress import readable_time
 from experiments import api
-from experiments.config import Job, JobError, load_job
+from experiments.config import Job, JobError
 from experiments.console import say, size, table, write_json
+from experiments.job_files import load_job
 from experiments.plan import Plan, plan, with_values
 from experiments.plan_phases import Phase
 

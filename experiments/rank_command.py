@@ -6,8 +6,9 @@ from pathlib import Path
 from bnas.rundir import RunDir
 from bnas.stopping import StopRequest
 from experiments import api
-from experiments.config import JobError, load_job
+from experiments.config import JobError
 from experiments.console import hint, make_reporter, say, table, write_json
+from experiments.job_files import load_job
 from experiments.rank import Ranking, rank
 
 DONE, STOPPED = 0, 3

@@ -6,8 +6,8 @@ from typing import Any
 
 from bnas import seeding
 from bnas.errors import BnasError
-from experiments.config import set_up
 from experiments.console import count, facts, say, size, table, write_json
+from experiments.job_files import set_up
 from experiments.plot import draw_genotype, save_figure
 from experiments.space_page import describe_space
 

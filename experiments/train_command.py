@@ -9,8 +9,9 @@ from bnas.errors import BnasError, check_choice
 from bnas.genotype import Genotype
 from experiments import api
 from experiments.commands import end_of_training
-from experiments.config import Job, JobError, set_up
+from experiments.config import Job, JobError
 from experiments.console import facts, make_reporter
+from experiments.job_files import set_up
 from search_spaces import space_of
 from search_spaces.fixed import Fixed
 from search_spaces.published import about, names

@@ -1,6 +1,6 @@
 """The command line: one command a step of the chain. What each does stands in modules of `experiments` beside this.
 
-`experiments.commands` and the like are imported inside the commands: torch takes seconds to import, and help, completion
+Modules like `experiments.commands` are imported inside the commands: torch takes seconds to import, and help, completion
 and a misspelt option need none of it. A command belongs to one of the modules here; importing it adds it.
 """
 

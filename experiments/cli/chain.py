@@ -146,9 +146,9 @@ def export(
 
     Example: [bold]bnas export runs/first --what genotype --to cell.svg[/bold]
     """
-    from experiments import commands
+    from experiments import packed_command
 
-    raise typer.Exit(commands.export(source, what, to, format, round, check, json_file))
+    raise typer.Exit(packed_command.export(source, what, to, format, round, check, json_file))
 
 
 @app.command()
@@ -163,9 +163,9 @@ def verify(
 
     Example: [bold]bnas verify runs/first/retrain-bats-seed0/model.bnas[/bold]
     """
-    from experiments import commands
+    from experiments import packed_command
 
-    raise typer.Exit(commands.verify(packed, checkpoint, json_file))
+    raise typer.Exit(packed_command.verify(packed, checkpoint, json_file))
 
 
 @app.command()
@@ -188,9 +188,9 @@ def evaluate(
 
     Example: [bold]bnas evaluate runs/a runs/b runs/c --ensemble[/bold]
     """
-    from experiments import commands
+    from experiments import packed_command
 
-    raise typer.Exit(commands.evaluate(networks, ensemble, data, path, limit, json_file))
+    raise typer.Exit(packed_command.evaluate(networks, ensemble, data, path, limit, json_file))
 
 
 @app.command()
@@ -204,9 +204,9 @@ def predict(
 
     Example: [bold]bnas predict model.bnas cat.png --resize[/bold]
     """
-    from experiments import commands
+    from experiments import packed_command
 
-    raise typer.Exit(commands.predict(packed, image, resize, json_file))
+    raise typer.Exit(packed_command.predict(packed, image, resize, json_file))
 
 
 @app.command()

@@ -20,9 +20,9 @@ def summary(
 
     Example: [bold]bnas summary runs/first[/bold]
     """
-    from experiments import commands
+    from experiments import look_command
 
-    raise typer.Exit(commands.summary(source, job, with_plugins(settings, plugin), json_file))
+    raise typer.Exit(look_command.summary(source, job, with_plugins(settings, plugin), json_file))
 
 
 @app.command()
@@ -36,9 +36,9 @@ def plot(
 
     Example: [bold]bnas plot runs/first --to cell.svg[/bold]
     """
-    from experiments import commands
+    from experiments import look_command
 
-    raise typer.Exit(commands.plot(source, to, round, json_file))
+    raise typer.Exit(look_command.plot(source, to, round, json_file))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from bnas.training.extra_losses import make_losses
 from bnas.training.losses import total_loss
 from bnas.training.teacher import Teacher
 from experiments import api
-from experiments.config import make_job
+from experiments.job_files import make_job
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/binarizer_vectors.json").read_text())
 APPRENTICE = VECTORS["Apprentice"]

@@ -14,7 +14,7 @@ from bnas.training.recipe import Recipe
 from bnas.training.retraining import Retraining, plan_stages
 from bnas.training.teacher import Teacher
 from bnas.training.trainer import Trainer
-from experiments.config import make_job
+from experiments.job_files import make_job
 
 
 class Small(nn.Module):

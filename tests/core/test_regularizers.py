@@ -14,7 +14,7 @@ from bnas.errors import BnasError
 from bnas.layers import BinaryConv2d, NormBinarize
 from bnas.training.extra_losses import make_losses
 from bnas.training.regularizers import binarity, squared_hinge
-from experiments.config import make_job
+from experiments.job_files import make_job
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/binarizer_vectors.json").read_text())
 W = torch.tensor(VECTORS["_inputs"]["W"], dtype=torch.float64)

@@ -16,7 +16,8 @@ from bnas.stopping import StopRequest
 from bnas.training.recipe import Recipe
 from experiments import api
 from experiments.assembly import make_strategy, prepare_torch, read_data
-from experiments.config import JobError, load_job
+from experiments.config import JobError
+from experiments.job_files import load_job
 from experiments.network import load_trained
 from strategies import STRATEGIES
 from tests.jobs import tiny_chain

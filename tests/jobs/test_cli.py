@@ -14,7 +14,7 @@ from bnas.deploy import file
 from bnas.genotype import Genotype
 from experiments import api, cli
 from experiments.assembly import make_retraining
-from experiments.config import load_job
+from experiments.job_files import load_job
 from experiments.job_text import our_defaults
 from search_spaces import SPACES
 from strategies import STRATEGIES

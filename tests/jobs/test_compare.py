@@ -10,7 +10,7 @@ from bnas.progress import Record, SilentReporter
 from bnas.stopping import StopRequest
 from experiments.compare import RESULT, TABLE, compare
 from experiments.compare_entries import entries
-from experiments.config import make_job
+from experiments.job_files import make_job
 from tests.jobs import tiny_chain
 from tests.jobs.tiny_chain import bnas
 

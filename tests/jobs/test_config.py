@@ -9,16 +9,8 @@ from bnas.binary import SCHEMES
 from bnas.data import READERS
 from bnas.errors import BnasError
 from experiments import yaml_file
-from experiments.config import (
-    JobError,
-    about,
-    fingerprint,
-    load_job,
-    make_job,
-    resolve_device,
-    shipped_jobs,
-    strategy_options,
-)
+from experiments.config import JobError, about, fingerprint, resolve_device, strategy_options
+from experiments.job_files import load_job, make_job, shipped_jobs
 from experiments.job_text import OURS, job_text, keys, our_defaults
 from search_spaces import SPACES
 from strategies import STRATEGIES

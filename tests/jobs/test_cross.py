@@ -9,8 +9,8 @@ import torch
 
 from bnas import seeding
 from bnas.stopping import StopRequest
-from experiments.config import load_job, make_job
 from experiments.cross import TABLE, cross, space_jobs
+from experiments.job_files import load_job, make_job
 from tests.jobs import tiny_chain
 from tests.jobs.test_compare import StopsAfter, content, without_times, write
 from tests.jobs.tiny_chain import bnas

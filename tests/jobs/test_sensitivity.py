@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import api
-from experiments.config import make_job
+from experiments.job_files import make_job
 from tests.jobs.tiny_chain import bnas
 
 SIZE = {"channels": 4, "blocks": 1}

@@ -10,7 +10,8 @@ from bnas.data import READERS, needs_path
 from bnas.training.retraining import Stage
 from experiments import api
 from experiments.assembly import read_data
-from experiments.config import JobError, load_job, plan_retraining, shipped_jobs
+from experiments.config import JobError, plan_retraining
+from experiments.job_files import load_job, shipped_jobs
 from experiments.job_text import job_text
 from search_spaces import SPACES
 

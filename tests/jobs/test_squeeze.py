@@ -10,7 +10,7 @@ from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.space import NetSpec
 from experiments import api
-from experiments.config import make_job
+from experiments.job_files import make_job
 from search_spaces import make_space
 from search_spaces.squeeze import kept_channels, squeezed
 from tests.jobs.tiny_chain import bnas

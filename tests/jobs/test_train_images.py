@@ -9,7 +9,7 @@ from bnas.binary import SCHEMES
 from bnas.errors import BnasError
 from experiments.assembly import read_data
 from experiments.compare_entries import entries
-from experiments.config import load_job, make_job
+from experiments.job_files import load_job, make_job
 from tests.jobs import tiny_chain
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.config import Job, make_job
+from experiments.config import Job
+from experiments.job_files import make_job
 
 CLASSES = ("left", "middle", "right")
 SIZE = {"cells": 3, "channels": 4, "groups": 4, "shuffle_groups": 2}

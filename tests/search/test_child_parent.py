@@ -13,7 +13,7 @@ from bnas.feasible import Feasible
 from bnas.space import NetSpec
 from bnas.strategy import SearchTask
 from bnas.training.updates import latent_weights
-from experiments.config import make_job
+from experiments.job_files import make_job
 from search_spaces import make_space
 from strategies.abandon import Abandon, AbandonOptions
 from strategies.child_parent import ChildParent, ChildParentOptions

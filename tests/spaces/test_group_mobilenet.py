@@ -23,7 +23,7 @@ from bnas.layers.activation import ACTIVATIONS, RPReLU
 from bnas.layers.blocks import ConvNorm
 from bnas.space import Gates, NetSpec, soft_gates
 from bnas.training.updates import latent_weights
-from experiments.config import load_job
+from experiments.job_files import load_job
 from experiments.plot import draw_genotype
 from search_spaces import group_mobilenet, make_space
 from search_spaces.group_layers import (

@@ -21,7 +21,7 @@ from bnas.layers import BinaryConv2d
 from bnas.layers.activation import ACTIVATIONS
 from bnas.layers.residual import BinaryUnit, PooledProjection, ResidualBlock
 from bnas.space import Gates, NetSpec, soft_gates
-from experiments.config import load_job
+from experiments.job_files import load_job
 from experiments.plot import draw_genotype
 from search_spaces import make_space, space_of
 from search_spaces.width_gates import Place, WidthGates
