@@ -9,11 +9,11 @@ from bnas.latency import LatencyTable, Timing
 from bnas.options import check_number
 from bnas.profiling import conditions, covering, differing, time_steps
 from experiments.assembly import prepare_torch
-from experiments.sources import read_genotype
 from experiments.config import Job
 from experiments.console import facts, say, write_json
 from experiments.job_files import load_job
 from experiments.latency_report import Builder, compare
+from experiments.sources import read_genotype
 
 
 def run(
