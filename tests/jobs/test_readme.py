@@ -38,8 +38,9 @@ def test_a_command_that_a_page_names_exists_with_its_options(page: str, line: st
     assert {word.split("=")[0] for word in words if word.startswith("--")} <= known_options(command) | {"--help"}
 
 
-def test_the_python_of_the_readme_can_be_imported() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_what_the_python_of_a_page_imports_is_there(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     imports = [line for block in blocks for line in block.splitlines() if line.startswith(("import ", "from "))]
     assert imports
     for line in imports:
