@@ -12,9 +12,12 @@ from bnas.binary.scales import Scale
 from bnas.binary.terms import BitTerm, Packing, offset, scaled
 from bnas.errors import BnasError
 
-__all__ = ["OF_INPUT", "Binarizer", "BitTerm", "Real"]
+__all__ = ["Binarizer", "BitTerm", "Real", "of_input"]
 
-OF_INPUT = Packing(0, "their scales are computed from each input")
+
+def of_input(mend: str) -> Packing:
+    """That of scales which each input has anew; `mend`: what the scheme offers instead."""
+    return Packing(0, f"their scales are computed from each input; {mend}")
 
 
 class Binarizer(nn.Module):
@@ -48,7 +51,7 @@ class Binarizer(nn.Module):
     def packing(self) -> Packing:
         """How many terms that hold bits the value is the sum of, and of what kind."""
         if self.scale.of_input:
-            return OF_INPUT
+            return of_input("option input_scale: none leaves them out")
         packing = self.code.packing
         return packing._replace(offset=True) if self.scale.added else packing
 

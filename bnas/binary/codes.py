@@ -143,7 +143,7 @@ class Levels:
         found = []
         for below, above, edge in zip(self.levels, self.levels[1:], self.thresholds, strict=False):
             passed = (u >= edge) if self.upper else (u > edge)
-            found.append(BitTerm(_pm1(passed, u), u.new_tensor((above - below) / 2)))
+            found.append(BitTerm(pm1(passed, u), u.new_tensor((above - below) / 2)))
         return (*found, offset(u, self._middle())) if self.packing.offset else tuple(found)
 
     def _middle(self) -> float:
@@ -217,7 +217,7 @@ class Hysteresis(nn.Module):
 def ternary_terms(value: Tensor) -> tuple[BitTerm, ...]:
     """Two terms of scale 1/2 whose sum is a value of {-1, 0, 1}."""
     half = value.new_tensor(0.5)
-    return (BitTerm(_pm1(value > 0, value), half), BitTerm(_pm1(value >= 0, value), half))
+    return (BitTerm(pm1(value > 0, value), half), BitTerm(pm1(value >= 0, value), half))
 
 
 class Uniform:
@@ -266,10 +266,10 @@ class Uniform:
         numbers = self.numbers(u).long()
         half = (high - low) / self.steps / 2
         if self.steps == 2:
-            found = [BitTerm(_pm1(numbers > below, u), half) for below in range(2)]
+            found = [BitTerm(pm1(numbers > below, u), half) for below in range(2)]
         else:
             # n = sum of 2^b digit_b, digit = (s + 1) / 2.
-            found = [BitTerm(_pm1((numbers >> b) % 2 == 1, u), half * 2.0**b) for b in range(self.digits)]
+            found = [BitTerm(pm1((numbers >> b) % 2 == 1, u), half * 2.0**b) for b in range(self.digits)]
         constant = low + half * (self.steps if self.steps == 2 else 2**self.digits - 1)
         return (*found, offset(u, constant)) if self.packing.offset else tuple(found)
 
@@ -278,5 +278,6 @@ class Uniform:
         return low + (high - low) * (torch.arange(self.steps, device=low.device) + 0.5) / self.steps
 
 
-def _pm1(positive: Tensor, like: Tensor) -> Tensor:
+def pm1(positive: Tensor, like: Tensor) -> Tensor:
+    """+1 where true, else -1, in the dtype of `like`."""
     return torch.where(positive, 1.0, -1.0).to(like.dtype)

@@ -119,19 +119,23 @@ class MeanAbs(Scale):
 
 
 class Fitted(Scale):
-    """The least-squares scale of a code, per filter or layer, that the gradient passes by (TWN, arXiv 1605.04711)."""
+    """The least-squares scale of a code, per filter or layer, that the gradient passes by (TWN, arXiv 1605.04711).
 
-    def __init__(self, code: Callable[[Tensor], Tensor], over: str) -> None:
+    `curvature`: of the weight's shape, what weighs the squares; None is 1. Where a solver keeps it at the square root of
+    Adam's second moment, a sign has the scale of loss-aware binarization (LAB, Hou et al. 2017, arXiv 1611.01600).
+    """
+
+    def __init__(self, code: Callable[[Tensor], Tensor], over: str, curvature: Tensor | None = None) -> None:
         super().__init__()
         self.note = "passing the scale by"
-        self.code, self.over = code, over
+        self.code, self.over, self.curvature = code, over, curvature
 
     @property
     def formula(self) -> str:
         return f"a{named(self.over)} of least squares"
 
     def value(self, x: Tensor) -> Tensor:
-        return least_squares(self.code(x), x, self.over)
+        return least_squares(self.code(x), x, self.over, self.curvature)
 
     def forward(self, coded: Tensor, x: Tensor) -> Tensor:
         return bypass(coded, self.value(x.detach()))

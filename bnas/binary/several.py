@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.binary.axes import mean_abs, named, reduced
-from bnas.binary.binarizer import OF_INPUT, Binarizer
+from bnas.binary.binarizer import Binarizer, of_input
 from bnas.binary.codes import signs
 from bnas.binary.estimators import Estimator, surrogate
 from bnas.binary.pre import Pre, formula, points, unchanged
@@ -93,7 +93,9 @@ class Residual(Several):
 
     @property
     def packing(self) -> Packing:
-        return OF_INPUT if self.magnitudes.over in ("sample", "position") else super().packing
+        if self.magnitudes.over in ("sample", "position"):
+            return of_input("with option input_scale: average they are constants and pack")
+        return super().packing
 
     def edges(self) -> Tensor | None:
         """r_l = 0: all sums of +-m_1, ..., +-m_(l - 1), for each level l."""

@@ -28,7 +28,10 @@ def float32(tensor: Tensor) -> Array:
 def norm_binarize(draft: Draft, node: Node, module: NormBinarize) -> str:
     binarizer = module.binarizer
     if not binarizer.binarizes:
-        raise BnasError("its activations are real-valued: retrain with a scheme that binarizes them")
+        raise BnasError(
+            "its activations are real-valued: retrain with a scheme that binarizes them, or with option activation: sign "
+            "where the scheme has it"
+        )
     if binarizer.compares:
         return _compare(draft, node, node.output, module.threshold())
     steps = module.steps()

@@ -17,7 +17,7 @@ from bnas.layers.products import Operands
 
 SHAPES = {"conv": (8, 8, 3, 3), "grouped": (8, 4, 3, 3), "linear": (5, 7)}
 # Most values that one filter, or one sample, may take under each scheme whose levels are not two.
-LEVELS = {"eedn": 3, "twn": 3, "wrpn": 3, "pact": 4, "abcnet": 32}
+LEVELS = {"eedn": 3, "twn": 3, "power-of-two": 5, "wrpn": 3, "pact": 4, "abcnet": 32}
 LEVELS_OF_ACTIVATIONS = {
     "dorefa": 4,
     "pact": 4,
@@ -186,7 +186,7 @@ VALUES: dict[str, tuple[object, ...]] = {
     "t_end": (10.0, 20.0),
     "beta": (5.0, 2.0),
     "scale": ("none", "filter"),
-    "activation": ("paper", "code", "relu", "none"),
+    "activation": ("paper", "code", "relu", "none", "sign"),
     "tau_start": (0.6, 0.85),
     "tau_end": (0.9, 0.99),
     "order_end": (2.0, 3.0),
@@ -196,7 +196,7 @@ VALUES: dict[str, tuple[object, ...]] = {
     "coding": ("sign", "stochastic"),
     "magnitude": ("one", "glorot"),
     "over": ("layer", "filter"),
-    "weight_bits": (1, 2),
+    "weight_bits": (1, 2, 3),
     "activation_bits": (1, 2),
     "gradient_bits": (0, 2),
     "maximum": ("detached", "through"),
@@ -277,6 +277,12 @@ BAD = [
     ("dorefa", {"weight_bits": 0}, "weight_bits of scheme dorefa is 0; it must be an integer at least 1 and at most 8"),
     ("dorefa", {"activation_bits": 9}, "activation_bits of scheme dorefa is 9"),
     ("dorefa", {"gradient_bits": 17}, "gradient_bits of scheme dorefa is 17"),
+    ("power-of-two", {"weight_bits": 6}, "weight_bits of scheme power-of-two is 6; .* at least 2 and at most 5"),
+    (
+        "power-of-two",
+        {"activation": "signs"},
+        "no activation of scheme power-of-two named 'signs'.*Did you mean 'sign'",
+    ),
     ("wrpn", {"weight_bits": 9}, "weight_bits of scheme wrpn is 9"),
     ("lqnet", {"ridge": -1}, "ridge of scheme lqnet is -1"),
     ("twn", {"over": "sample"}, "no over of scheme twn named 'sample'"),

@@ -10,22 +10,42 @@ from torch import Tensor, nn
 from bnas.binary import Binarizer
 
 _DATA = Path(__file__).parents[1] / "data"
-VECTORS: dict[str, Any] = json.loads((_DATA / "binarizer_vectors.json").read_text())
-LAYERS: dict[str, Any] = json.loads((_DATA / "binarizer_layer_vectors.json").read_text())
-X = torch.tensor([-2, -1, -0.6, -0.25, 0, 0.25, 0.6, 1, 2], dtype=torch.float64)
-W = torch.tensor([[[[0.5, -1.2]], [[0.3, -0.1]]], [[[-0.7, 0.2]], [[1.5, 0.4]]]], dtype=torch.float64)
-G = torch.tensor([[[[1, -2]], [[0.5, 3]]], [[[-1, 0.25]], [[2, -0.5]]]], dtype=torch.float64)
+# (method, key) of all that was read of both files; test_vectors_complete.py looks at it.
+READ: set[tuple[str, str]] = set()
+
+
+class Recorded(dict[str, Any]):
+    """The vectors of one method, which note what is read of them."""
+
+    def __init__(self, method: str, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.method = method
+
+    def __getitem__(self, key: str) -> Any:
+        READ.add((self.method, key))
+        return super().__getitem__(key)
+
+
+def _read(name: str, prefix: str = "") -> dict[str, Recorded]:
+    content = json.loads((_DATA / name).read_text())
+    return {method: Recorded(prefix + method, values) for method, values in content.items()}
+
+
+VECTORS = _read("binarizer_vectors.json")
+LAYERS = _read("binarizer_layer_vectors.json", "layer ")
 
 
 def vector(method: str, key: str) -> Tensor:
     return torch.tensor(VECTORS[method][key], dtype=torch.float64)
 
 
-def close(found: Any, method: str, key: str) -> None:
+X, W, G = (vector("_inputs", key) for key in ("X", "W", "G"))
+
+
+def close(found: Any, method: str, key: str, atol: float = 1e-5) -> None:
     expected = vector(method, key)
-    torch.testing.assert_close(
-        torch.as_tensor(found, dtype=torch.float64).reshape(expected.shape), expected, rtol=0, atol=1e-5
-    )
+    found = torch.as_tensor(found, dtype=torch.float64).reshape(expected.shape)
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
 def through(binarizer: Binarizer, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from bnas.binary.basis import Basis
 from bnas.binary.codes import StochasticSign
 from bnas.binary.outputs import Gamma, InputMap, quantized_gradient
 from bnas.binary.pre import Revive, Rotate, Sharpen, SoftStairs, divide_by_deviation, standardize, turned
-from bnas.binary.scales import Learned, glorot, least_squares
+from bnas.binary.scales import Learned, glorot
 from bnas.binary.several import LearnedLevels
 from bnas.binary.sign import sign_pm1
 from bnas.binary.threshold import compare, fold
@@ -107,6 +107,7 @@ def test_learned_levels_of_rebnet() -> None:
 def test_bases_of_abcnet() -> None:
     deviation = W.var(correction=0).sqrt()
     assert float(deviation) == pytest.approx(VECTORS["ABC"]["std_population"], abs=1e-5)
+    close(W.mean(), "ABC", "mean")
     for count in (1, 3):
         terms = make_scheme("abcnet", {"weight_bases": count}).weight(W).terms(W)
         close(torch.cat([term.scale.flatten() for term in terms]), "ABC", f"alpha_M{count}")
@@ -147,7 +148,7 @@ def test_least_squares_binarizations(method: str) -> None:
     z = vector("LSBQ", "x")[None]
     key, tolerance = LEAST_SQUARES[method]
     binarizer = make_scheme("least-squares", {"weights": method}).weight(z)
-    torch.testing.assert_close(binarizer(z)[0], vector("LSBQ", key), rtol=0, atol=tolerance)
+    close(binarizer(z)[0], "LSBQ", key, atol=tolerance)
     scales = [float(term.scale) for term in binarizer.terms(z)]
     expected = {"gf-2": "gf2_v", "ls-2": "ls2_v"}
     if method in expected:
@@ -157,6 +158,8 @@ def test_least_squares_binarizations(method: str) -> None:
     if method != "ls-1":
         error = (z - binarizer(z)).square().sum()
         assert float(error) == pytest.approx(VECTORS["LSBQ"][f"{key}_sse"], abs=1e-5)
+        # Where the vectors are off, ours are the better ones.
+        assert float(error) <= float((z[0] - vector("LSBQ", key)).square().sum()) + 1e-12
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -250,6 +253,7 @@ def test_activations_of_lqnet() -> None:
     fill(binarizer, basis=VECTORS["LQNet"]["act_basis"])
     value, grad = through(binarizer.eval(), along(X), along(torch.ones_like(X)))
     close(value, "LQNet", "act_out")
+    close(binarizer.estimator.derivative(X), "LQNet", "act_grad")
     # Below 0 the ReLU in front has no gradient; the vectors leave it out.
     expected = vector("LQNet", "act_grad") * (X >= 0)
     torch.testing.assert_close(grad.flatten(), expected)
@@ -374,11 +378,3 @@ def test_annealing_sharpens_self_binarizing_networks_until_they_are_binary() -> 
     pre = Sharpen(1.0, 100.0)
     pre.set_progress(0.5)
     torch.testing.assert_close(pre(X), torch.tanh(10 * X))
-
-
-def test_a_curvature_weighs_the_least_squares_scale() -> None:
-    """The scale of loss-aware binarization, whose curvature is that of an optimizer."""
-    d = vector("LAB", "d")
-    assert float(least_squares(sign_pm1(W), W, "layer", d)) == pytest.approx(VECTORS["LAB"]["alpha"])
-    flat = least_squares(sign_pm1(W), W, "layer", torch.full_like(d, 0.3))
-    assert float(flat) == pytest.approx(VECTORS["LAB"]["alpha_when_d_const"])

@@ -10,7 +10,7 @@ from bnas.binary import make_scheme, sign_pm1
 from bnas.binary.estimators import Box
 from bnas.binary.pre import centre, centre_and_clip
 from bnas.layers import BinaryConv2d
-from tests.core.binary_vectors import LAYERS, VECTORS, G, W, X, along, close, through
+from tests.core.binary_vectors import LAYERS, VECTORS, G, W, X, along, close, through, vector
 
 ACTIVATIONS = [
     ("bnn", {}, "BNN", "act_out", "act_grad_inclusive"),
@@ -122,9 +122,6 @@ def test_box_limit_and_strictness_at_the_edge() -> None:
     assert Box(1.3, strict=True).derivative(edge).tolist() == [0, 0, 0]
 
 
-IMAGE = torch.tensor(VECTORS["XNOR"]["I"], dtype=torch.float64)
-
-
 @pytest.mark.parametrize(
     ("scheme", "options", "method"),
     [
@@ -136,7 +133,8 @@ IMAGE = torch.tensor(VECTORS["XNOR"]["I"], dtype=torch.float64)
 )
 def test_whole_layers(scheme: str, options: dict[str, Any], method: str) -> None:
     made = make_scheme(scheme, options)
-    x = IMAGE.clone().requires_grad_()
+    image = vector("XNOR", "I")
+    x = image.clone().requires_grad_()
     layer = BinaryConv2d(2, 2, (1, 2), made)
     with torch.no_grad():
         layer.weight = torch.nn.Parameter(W.view(2, 2, 1, 2).clone())
@@ -146,5 +144,5 @@ def test_whole_layers(scheme: str, options: dict[str, Any], method: str) -> None
     for found, key in ((y, "y"), (x.grad, "grad_I"), (layer.weight.grad, "grad_W")):
         torch.testing.assert_close(found, torch.tensor(LAYERS[method][key], dtype=torch.float64), rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        layer.eval()(make_scheme(scheme, options).activation(2)(IMAGE)).double(), y, rtol=0, atol=1e-6
+        layer.eval()(make_scheme(scheme, options).activation(2)(image)).double(), y, rtol=0, atol=1e-6
     )

@@ -1,8 +1,6 @@
 """Losses that learn from a teacher against reference vectors (float64, 1e-5); the teacher; its place in a job."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +14,8 @@ from bnas.training.losses import total_loss
 from bnas.training.teacher import Teacher
 from experiments import api
 from experiments.job_files import make_job
+from tests.core.binary_vectors import VECTORS
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/binarizer_vectors.json").read_text())
 APPRENTICE = VECTORS["Apprentice"]
 TEACHER, STUDENT = (torch.tensor(APPRENTICE[k], dtype=torch.float64) for k in ("teacher_logits", "student_logits"))
 LABELS = torch.tensor(APPRENTICE["labels"])

@@ -1,9 +1,5 @@
 """Binarity, squared hinge, clip levels and slopes against reference vectors (float64, 1e-5)."""
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -15,9 +11,8 @@ from bnas.layers import BinaryConv2d, NormBinarize
 from bnas.training.extra_losses import make_losses
 from bnas.training.regularizers import binarity, squared_hinge
 from experiments.job_files import make_job
+from tests.core.binary_vectors import VECTORS, W
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/binarizer_vectors.json").read_text())
-W = torch.tensor(VECTORS["_inputs"]["W"], dtype=torch.float64)
 NOTHING = torch.zeros(1, 3), torch.zeros(1, dtype=torch.long)
 
 

@@ -1,7 +1,6 @@
 """Widening and squeezing: the selector against its vector, widths from slopes, the command."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +12,15 @@ from experiments import api
 from experiments.job_files import make_job
 from search_spaces import make_space
 from search_spaces.squeeze import kept_channels, squeezed
+from tests.core.binary_vectors import VECTORS
 from tests.jobs.tiny_chain import bnas
 
-VECTORS = json.loads((Path(__file__).parents[1] / "data/binarizer_vectors.json").read_text())["WnS"]
 SPEC = NetSpec((1, 8, 8), 3, "bnn", {}, {"channels": 4})
 
 
 def test_kept_channels():
-    assert kept_channels(torch.tensor(VECTORS["bn_gamma"]), VECTORS["keep_threshold"]) == VECTORS["kept"]
+    given = VECTORS["WnS"]
+    assert kept_channels(torch.tensor(given["bn_gamma"]), given["keep_threshold"]) == given["kept"]
 
 
 def test_widths_are_the_smallest_that_hold_what_counts():

@@ -1,7 +1,5 @@
 """The fixed networks: their published sizes, their blocks, the options that they read, and what is refused."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +21,8 @@ from search_spaces import make_space, space_of
 from search_spaces.fixed import DECISION, Fixed
 from search_spaces.fixed_networks import NETWORKS
 from search_spaces.published import about, names, published
+from tests.core.binary_vectors import VECTORS
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/binarizer_vectors.json").read_text())
 SMALL = {"channels": 4, "blocks": 1}
 
 

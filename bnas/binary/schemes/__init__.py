@@ -1,7 +1,9 @@
 """SCHEMES: named ways to binarize a layer, written out in one place.
 
-Methods that need a solver of their own (LAB, INQ, BWHN, two-step quantization) would add a CODE or a SCALE here
-(`scales.least_squares` takes a curvature) and a stage or a step hook in `bnas.training`.
+Methods that need a solver of their own are not here; this is where one plugs in. LAB: a hook of the trainer's step that keeps
+`scales.Fitted.curvature` at the optimizer's second moment. INQ: its code is scheme power-of-two; a stage that freezes the
+largest weights by a mask. BWHN and two-step quantization: a stage that solves layer by layer on images, by
+`scales.least_squares` of the products, and writes the solution into the latent weights.
 """
 
 import inspect
@@ -39,6 +41,7 @@ SCHEMES: Registry[Callable[..., Scheme]] = Registry(
         "bwn": levels.bwn,
         "eedn": levels.eedn,
         "twn": levels.twn,
+        "power-of-two": levels.power_of_two,
         "dorefa": levels.dorefa,
         "pact": levels.pact,
         "wrpn": levels.wrpn,

@@ -10,9 +10,10 @@ from bnas.binary.binarizer import Binarizer
 from bnas.binary.codes import Code, Hysteresis, Levels, Sign, StochasticSign, Ternary, Uniform, step
 from bnas.binary.estimators import Box, Identity, Range, Triangle
 from bnas.binary.outputs import GradientQuantizer, Output
+from bnas.binary.powers import PowersOfTwo
 from bnas.binary.pre import ClipBetween, ClipTo, Pre, SoftStairs, TanhOverMax, clip_unit, unchanged
 from bnas.binary.scales import Constant, Fitted, Learned, MeanAbs, Scale, glorot
-from bnas.binary.schemes.scheme import Make, Scheme, check_bits, spread, unbinarized
+from bnas.binary.schemes.scheme import Make, Scheme, activations, check_bits, spread
 from bnas.binary.schemes.signs import xnor_weight
 from bnas.binary.several import Averaged, Bases, Greedy, LearnedLevels, Magnitudes, Optimal, Residual, Shifted
 from bnas.errors import check_choice
@@ -24,7 +25,7 @@ def binary_connect(coding: str = "sign", magnitude: str = "one", activation: str
 
     `coding: stochastic` draws +H with probability clip((W / H + 1) / 2, 0, 1) in training and takes the sign in
     evaluation (the paper then takes real weights). `magnitude`: H is one, or glorot, sqrt(1.5 / (fan_in + fan_out)).
-    A: real (`activation`: relu or none).
+    A: real (`activation`: relu or none) or sign.
     """
     check_choice("coding of scheme binary-connect", coding, ("sign", "stochastic"))
     check_choice("magnitude of scheme binary-connect", magnitude, ("one", "glorot"))
@@ -34,12 +35,15 @@ def binary_connect(coding: str = "sign", magnitude: str = "one", activation: str
         code: Code = Sign() if coding == "sign" else StochasticSign(limit)
         return Binarizer(Identity(limit), code=code, scale=Scale() if limit == 1 else Constant(limit))
 
-    return Scheme(of_weight, unbinarized("binary-connect", activation))
+    return Scheme(of_weight, activations("binary-connect", activation))
 
 
 def bwn(weight_gradient: str = "paper", centre: bool = False, activation: str = "relu") -> Scheme:
-    """BWN (Rastegari et al. 2016, arXiv 1603.05279): the weights of scheme xnor with real activations (relu or none)."""
-    return Scheme(xnor_weight("bwn", weight_gradient, centre), unbinarized("bwn", activation))
+    """BWN (Rastegari et al. 2016, arXiv 1603.05279): the weights of scheme xnor.
+
+    A: real (`activation`: relu or none) or sign.
+    """
+    return Scheme(xnor_weight("bwn", weight_gradient, centre), activations("bwn", activation))
 
 
 def eedn() -> Scheme:
@@ -58,12 +62,26 @@ def eedn() -> Scheme:
 def twn(over: str = "layer", activation: str = "relu") -> Scheme:
     """TWN (Li et al. 2016, arXiv 1605.04711): 0 where |w| <= 0.7 mean |W|, else the sign, times the least-squares scale.
 
-    `over`: threshold and scale per layer (released code) or per filter. Identity gradient. A: real (relu or none).
+    `over`: threshold and scale per layer (released code) or per filter. Identity gradient.
+    A: real (`activation`: relu or none) or sign.
     """
     check_choice("over of scheme twn", over, ("layer", "filter"))
     code = Ternary(lambda w: 0.7 * mean_abs(w, over), "ternary, |u| > 0.7 mean|u|")
     return Scheme(
-        lambda weight: Binarizer(Identity(), code=code, scale=Fitted(code, over)), unbinarized("twn", activation)
+        lambda weight: Binarizer(Identity(), code=code, scale=Fitted(code, over)), activations("twn", activation)
+    )
+
+
+def power_of_two(weight_bits: int = 3, activation: str = "sign") -> Scheme:
+    """The weights of INQ (Zhou et al. 2017, arXiv 1702.03044): 0 or a power of two, K = 2^(`weight_bits` - 2) of them, +-.
+
+    The largest power is that of max |W| of the layer; identity gradient. A: sign, gradient 1[|x| <= 1], or real as in the
+    paper (`activation`: relu or none). INQ quantizes for good the largest weights first and trains the rest; here all are
+    quantized in each step from latent weights. Packs to K + 1 signs a weight.
+    """
+    check_number("weight_bits of scheme power-of-two", weight_bits, at_least=2, at_most=5, whole=True)
+    return Scheme(
+        lambda weight: Binarizer(Identity(), code=PowersOfTwo(weight_bits)), activations("power-of-two", activation)
     )
 
 

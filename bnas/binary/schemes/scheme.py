@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.binary.binarizer import Binarizer, Real
+from bnas.binary.estimators import Box
 from bnas.binary.outputs import Output
 from bnas.binary.pre import rectify, unchanged
 from bnas.binary.terms import Packing
@@ -18,8 +19,8 @@ Shape = tuple[int, ...]
 Make = Callable[[Tensor], Binarizer]
 MakeActivation = Callable[[int], Binarizer]
 
-# Real activations in front of binary weights: max(x, 0) as in the papers, or what the norm gives.
-REAL_ACTIVATIONS = ("relu", "none")
+# In front of binary weights: max(x, 0) as in the papers, what the norm gives, or signs, which pack.
+ACTIVATIONS = ("relu", "none", "sign")
 MOST_BITS = 8
 
 
@@ -97,9 +98,11 @@ def real_activation(channels: int) -> Binarizer:
     return Real()
 
 
-def unbinarized(scheme: str, activation: str) -> MakeActivation:
-    """The real activations of a scheme that binarizes weights only."""
-    check_choice(f"activation of scheme {scheme}", activation, REAL_ACTIVATIONS)
+def activations(scheme: str, activation: str) -> MakeActivation:
+    """One of ACTIVATIONS for a scheme that is one of weights; sign(x) has the gradient 1[|x| <= 1]."""
+    check_choice(f"activation of scheme {scheme}", activation, ACTIVATIONS)
+    if activation == "sign":
+        return lambda channels: Binarizer(Box())
     return lambda channels: Real(rectify if activation == "relu" else unchanged)
 
 
