@@ -15,6 +15,7 @@ from torch import nn
 from bnas.errors import BnasError, check_choice
 from bnas.options import check_number
 from bnas.space import Gates, Supernet
+from bnas.stopwatch import NETWORK, part
 from bnas.training.losses import ExtraLoss, main_logits
 from bnas.training.metrics import batch_statistics, evaluating, recalibrate
 from bnas.training.recipe import Recipe
@@ -54,6 +55,7 @@ class PathScore:
         validation = sum(1 for _ in self.val.fixed(self.images))
         return validation + (self.recalibration_batches if self.norms == "recalibrated" else 0)
 
+    @part(NETWORK)
     @torch.no_grad()
     def __call__(self, gates: Gates) -> float:
         """Share of the images whose largest logit is the label's; NaN where a logit is not finite.

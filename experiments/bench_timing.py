@@ -1,7 +1,7 @@
 """Timing that all benchmarks share: candidates take turns in one process; median, spread, and where it was measured."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -47,7 +47,7 @@ def in_turn(candidates: Mapping[str, Call], rounds: int) -> dict[str, Timing]:
             for _ in range(repeats[name]):
                 call()
             samples[name].append((clock() - start) / repeats[name] * 1e6)
-    return {name: Timing(median(its), _spread(its)) for name, its in samples.items()}
+    return {name: Timing(median(its), spread_of(its)) for name, its in samples.items()}
 
 
 def _seconds(call: Call, clock: Callable[[], float]) -> float:
@@ -56,7 +56,10 @@ def _seconds(call: Call, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _spread(samples: list[float]) -> float:
+def spread_of(samples: Sequence[float]) -> float:
+    """Half the distance of the quartiles; 0 of a single sample."""
+    if len(samples) < 2:
+        return 0.0
     low, _, high = quantiles(samples, n=4)
     return (high - low) / 2
 

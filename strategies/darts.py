@@ -23,6 +23,7 @@ from bnas.nonfinite import NonFiniteLoss
 from bnas.panel import NetworkPanel, gate_figures, mean_entropy
 from bnas.scoring import PathScore
 from bnas.space import Gates, argmax_scores
+from bnas.stopwatch import NETWORK, OPTIMIZER, part
 from bnas.strategy import SearchTask, StepKind, describe_genotype, slice_steps
 from bnas.training.metrics import batch_statistics
 from bnas.training.schedules import anneal
@@ -117,11 +118,13 @@ class Darts:
                 gradients = self._alpha_gradients(step)
             for logit, gradient in zip(self._alphas.logits, gradients, strict=True):
                 logit.grad = gradient
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
+            with part(OPTIMIZER):
+                self._scaler.step(self._optimizer)
+                self._scaler.update()
         with torch.no_grad():
             self._fixed = self._alphas.sampled_gates(self.temperature(step), step, "weights")
 
+    @part(NETWORK)
     def _alpha_gradients(self, step: int) -> list[Tensor]:
         logits = self._alphas.logits
         if self._options.order == "first":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bnas import seeding
 from bnas.feasible import extremes
 from bnas.space import Gates, Supernet
+from bnas.stopwatch import BOOKKEEPING, part
 from bnas.strategy import SearchTask
 from bnas.training.recipe import Recipe
 from bnas.training.trainer import Trainer
@@ -102,7 +103,8 @@ class SeveralPaths:
         )
 
     def _first(self, images: Tensor) -> Tensor:
-        first, *self._others = self._paths(self.trainer.step)
+        with part(BOOKKEEPING):
+            first, *self._others = self._paths(self.trainer.step)
         self._images = images
         logits: Tensor = self._net(images, first)
         return logits

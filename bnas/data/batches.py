@@ -10,6 +10,7 @@ from bnas.data.augment import Augmentation
 from bnas.data.images import ImageSet, Normalization, normalize
 from bnas.errors import BnasError
 from bnas.seeding import torch_generator
+from bnas.stopwatch import DATA, part
 
 
 class Batches:
@@ -51,6 +52,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self._images)
 
+    @part(DATA)
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch of global step `step` (from 0): float32 [B, C, H, W], shuffled, varied, normalized; int64 [B]."""
         if step < 0:
@@ -68,7 +70,7 @@ class Batches:
         if size < 1:
             raise BnasError(f"batch_size must be at least 1; found {size}")
         for images, labels in zip(self._images.split(size), self._labels.split(size), strict=True):
-            yield normalize(images, self._mean, self._std), labels
+            yield self._as_they_are(images), labels
 
     def fixed(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The same images in the same whole batches at every call: normalized, not varied, in one random order.
@@ -82,7 +84,11 @@ class Batches:
         order = torch.randperm(len(self), generator=generator).to(self.device)
         whole = min(math.ceil(count / self.batch_size), self.steps_per_epoch)
         for indices in order[: whole * self.batch_size].split(self.batch_size):
-            yield normalize(self._images[indices], self._mean, self._std), self._labels[indices]
+            yield self._as_they_are(self._images[indices]), self._labels[indices]
+
+    @part(DATA)
+    def _as_they_are(self, images: Tensor) -> Tensor:
+        return normalize(images, self._mean, self._std)
 
     def _order_of(self, epoch: int) -> Tensor:
         """The permutation of an epoch, on the device; kept until another epoch is asked for."""

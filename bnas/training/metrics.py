@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.layers import NormBinarize
+from bnas.stopwatch import NETWORK, part
 from bnas.training.losses import Outputs, main_logits
 from bnas.training.source import BatchSource
 from bnas.training.updates import latent_weights
@@ -15,6 +16,7 @@ Forward = Callable[[Tensor], Outputs]
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
+@part(NETWORK)
 @torch.no_grad()
 def accuracy(forward: Forward, batches: BatchSource, limit: int | None = None) -> float:
     """Share of images whose largest logit is the label's, over all images in order or the first `limit` of them.
@@ -64,6 +66,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
             norm.training, norm.track_running_stats = training, tracked
 
 
+@part(NETWORK)
 @torch.no_grad()
 def recalibrate(model: nn.Module, forward: Forward, batches: BatchSource, count: int) -> None:
     """Estimate the running statistics of the batch norms anew: the plain average over batches 0 ... count - 1.

@@ -13,6 +13,7 @@ from bnas.binary.anneal import annealed_parts
 from bnas.binary.outputs import waiting
 from bnas.errors import BnasError
 from bnas.nonfinite import NonFiniteLoss
+from bnas.stopwatch import NETWORK, OPTIMIZER, part
 from bnas.training import schedules
 from bnas.training.loss_module import LossModule
 from bnas.training.losses import ExtraLoss, main_logits, total_loss
@@ -183,6 +184,7 @@ class Trainer:
         precision = self.recipe.precision
         return torch.autocast(self.device.type, dtype=_DTYPES[precision], enabled=precision != "float32")
 
+    @part(NETWORK)
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The scalar loss and the logits [N, classes] of one batch."""
         with self.autocast():
@@ -197,12 +199,14 @@ class Trainer:
             )
         return loss, main_logits(outputs)
 
+    @part(OPTIMIZER)
     def _update(self, loss: Tensor) -> list[Tensor]:
         """One update of the weights, the latent windows and the moving average; the gradient's norm where it is clipped."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        with part(NETWORK):
+            self._scaler.scale(loss).backward()
         norms = []
         if self.recipe.grad_clip:
             self._scaler.unscale_(self._optimizer)

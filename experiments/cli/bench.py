@@ -101,3 +101,29 @@ def supernet(
 
     setup = bench_supernet.Setup(batch, cells, channels, precision, resolve_device(device).type)
     raise typer.Exit(bench_supernet.run(space, setup, threads, rounds, json_file))
+
+
+@bench.command()
+def search(
+    strategy: Annotated[list[str] | None, typer.Option(help="A strategy; repeatable. Default: all of them.")] = None,
+    space: Annotated[list[str] | None, typer.Option(help="A space; repeatable. Default: all of them.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
+    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain, where a space has one.")] = 3,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of a network's narrowest part.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of a round.")] = 4,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each search; the first is not timed.")] = 5,
+    data: Annotated[str | None, typer.Option(help="A data set instead of noise of 32 x 32 pixels.")] = None,
+    path: Annotated[str | None, typer.Option(help="Where that data set lies.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Threads = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Images a second of each strategy on each space, and the share of time in network, data, optimizer, bookkeeping.
+
+    Example: [bold]bnas bench search --strategy darts --space bats --threads 1[/bold]
+    """
+    from experiments import bench_search
+    from experiments.config import resolve_device
+
+    setup = bench_search.Setup(batch, cells, channels, steps, rounds, resolve_device(device).type)
+    raise typer.Exit(bench_search.run(strategy, space, setup, data, path, threads, json_file))

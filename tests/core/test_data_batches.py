@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnas.data import Augmentation, Batches, ImageSet, Normalization
 from bnas.errors import BnasError
@@ -139,6 +140,31 @@ def test_normalization_and_augmentation_must_fit_the_images():
         Batches(numbered(4), 2, seed=0, normalization=Normalization((0.5,) * 3, (0.5,) * 3))
     with pytest.raises(BnasError, match="cutout of 6 pixels on images of 6 x 6; at most 5"):
         batches(4, 2, side=6, augmentation=Augmentation(cutout=6))
+
+
+class _Operations(TorchDispatchMode):
+    """Names of the operations that ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_is_made_at_once_and_nothing_waits_for_the_device():
+    """As many operations for any number of images, and none that hands a value of the device to the host."""
+    found = []
+    for size in (2, 16):
+        source = batches(64, size, side=6, augmentation=VARIED)
+        source.batch(0)
+        with _Operations() as seen_operations:
+            source.batch(1)
+        found.append(seen_operations.names)
+    assert found[0] == found[1]
+    assert not [name for name in found[0] if name.startswith(("_local_scalar_dense", "nonzero", "is_nonzero"))]
 
 
 def test_fixed_batches_are_whole_mixed_and_the_same_at_every_call():
