@@ -116,7 +116,8 @@ class RetrainJob:
     recipe: Recipe = field(default_factory=Recipe, metadata=_help("how it is trained"))
     stages: str = option(
         "auto",
-        "two: real weights first; one: joint; auto: two from 100 epochs on; layerwise: the deepest layers first",
+        "two: real weights first; one: joint; auto: two from 100 epochs on; layerwise: binary weights in the deepest "
+        "quarter of the layers, then in half, three quarters and all of them, a quarter of the epochs each",
         "ours",
         choices=STAGE_MODES,
     )

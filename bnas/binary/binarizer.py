@@ -26,6 +26,9 @@ class Binarizer(nn.Module):
     Autograd runs through PRE and SCALE; EST replaces the gradient of CODE. Every method of the literature that
     quantizes one tensor by one code is a choice of the four parts (schemes/ has the named ones); those that add up
     several are in several.py.
+
+    In bfloat16 each number gets the level that it has in float32, rounded once, where thresholds are fixed or learned; where
+    they, or the parts of a level, are computed from the tensor (TWN, HORQ and others), they are so in 8 bits.
     """
 
     def __init__(

@@ -135,14 +135,15 @@ class Levels:
         self.formula = f"nearest of {{{', '.join(f'{level:g}' for level in levels)}}} to u"
 
     def __call__(self, u: Tensor) -> Tensor:
-        edges = torch.tensor(self.thresholds, dtype=u.dtype, device=u.device)
-        index = torch.bucketize(u.contiguous(), edges, right=self.upper)
+        x = wide(u)
+        edges = torch.tensor(self.thresholds, dtype=x.dtype, device=u.device)
+        index = torch.bucketize(x.contiguous(), edges, right=self.upper)
         return torch.tensor(self.levels, dtype=u.dtype, device=u.device)[index]
 
     def terms(self, u: Tensor) -> tuple[BitTerm, ...]:
-        found = []
+        found, x = [], wide(u)
         for below, above, edge in zip(self.levels, self.levels[1:], self.thresholds, strict=False):
-            passed = (u >= edge) if self.upper else (u > edge)
+            passed = (x >= edge) if self.upper else (x > edge)
             found.append(BitTerm(pm1(passed, u), u.new_tensor((above - below) / 2)))
         return (*found, offset(u, self._middle())) if self.packing.offset else tuple(found)
 
@@ -247,10 +248,9 @@ class Uniform:
         self.formula = f"nearest of {steps + 1} even levels of {between} to u"
 
     def numbers(self, u: Tensor) -> Tensor:
-        """n, as whole numbers in u's dtype; in float32 at least, as a bfloat16 has 8 bits."""
+        """n, as whole numbers in u's dtype."""
         low, high = self.bounds()
-        wide = u if u.dtype == torch.float64 else u.float()
-        share = ((wide - low) / (high - low)).clamp(0, 1) * self.steps
+        share = ((wide(u) - low) / (high - low)).clamp(0, 1) * self.steps
         if self.ties_up:
             return (share + 0.5).floor().to(u.dtype)
         # Counted from the middle level where there is one, so that halves fall alike on both sides of it.
@@ -276,6 +276,11 @@ class Uniform:
     def edges(self) -> Tensor | None:
         low, high = (torch.as_tensor(bound).detach().double() for bound in self.bounds())
         return low + (high - low) * (torch.arange(self.steps, device=low.device) + 0.5) / self.steps
+
+
+def wide(u: Tensor) -> Tensor:
+    """u in float32 at least: a bfloat16 has 8 bits, and thresholds in between would move."""
+    return u if u.dtype == torch.float64 else u.float()
 
 
 def pm1(positive: Tensor, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bnas.binary.codes import pm1, signs
+from bnas.binary.codes import pm1, signs, wide
 from bnas.binary.terms import BitTerm, Packing
 
 
@@ -28,10 +28,10 @@ class PowersOfTwo:
 
     def lowest(self, u: Tensor) -> Tensor:
         """2^n2, a float32 scalar (float64 for float64)."""
-        wide = u if u.dtype == torch.float64 else u.float()
+        largest = wide(u).abs().amax()
         # frexp is exact, where a logarithm could fall to the wrong side of a whole number.
-        top = torch.frexp(wide.abs().amax() * 4 / 3).exponent - 1
-        return torch.ldexp(torch.ones_like(wide[(0,) * u.dim()]), top + 1 - self.powers)
+        top = torch.frexp(largest * 4 / 3).exponent - 1
+        return torch.ldexp(torch.ones_like(largest), top + 1 - self.powers)
 
     def numbers(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """u in whole multiples m of 2^n2, 0 or +-2^i, as int64; and 2^n2."""

@@ -13,14 +13,15 @@ from bnas.training.recipe import Recipe
 class Bop(torch.optim.Adam):
     """The group "latent" by Bop, every other group by Adam (Helwegen et al. 2019, arXiv 1906.02107).
 
-    m <- (1 - gamma) m + gamma g; w <- -w where |m| >= threshold and sign(m) = sign(w) (the paper; the authors' code flips
-    where m w > threshold, which differs only on equality). The weights become their signs at the start. gamma follows the
-    learning rate's schedule. No weight decay and no clipping act on them.
+    m <- (1 - gamma) m + gamma g; w <- -w where |m| >= threshold and sign(m) = sign(w) (`bop_flip: paper`, the default), or
+    where m w > threshold (`larq`, the authors' code), which differs only on equality. The weights become their signs at
+    the start. gamma follows the learning rate's schedule. No weight decay and no clipping act on them.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], recipe: Recipe, *, fused: bool) -> None:
         super().__init__(list(groups), lr=recipe.learning_rate, betas=recipe.betas, fused=fused)
         self._peak, self._gamma, self._threshold = recipe.learning_rate, recipe.bop_gamma, recipe.bop_threshold
+        self._reached = torch.ge if recipe.bop_flip == "paper" else torch.gt
         with torch.no_grad():
             for weight in self._binary():
                 weight.copy_(sign_pm1(weight))
@@ -47,4 +48,4 @@ class Bop(torch.optim.Adam):
             state["step"] = torch.zeros(())
             state["flip_average"] = torch.zeros_like(weight, requires_grad=False)
         average = state["flip_average"].lerp_(gradient, gamma)
-        weight.mul_(torch.where(average * weight >= self._threshold, -1.0, 1.0))
+        weight.mul_(torch.where(self._reached(average * weight, self._threshold), -1.0, 1.0))

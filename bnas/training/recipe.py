@@ -6,6 +6,7 @@ from bnas.errors import BnasError, check_choice
 from bnas.options import check_number, option
 
 OPTIMIZERS = ("adam", "sgd", "bop")
+BOP_FLIPS = ("paper", "larq")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -35,6 +36,12 @@ class Recipe:
         1e-4, "share of each new gradient in bop's average; follows the learning rate's schedule", "code"
     )
     bop_threshold: float = option(1e-8, "size of bop's average from which a weight flips", "code")
+    bop_flip: str = option(
+        "paper",
+        "a weight flips where m w is, paper: at least the threshold; larq: above it",
+        "paper",
+        choices=BOP_FLIPS,
+    )
     weight_decay: float = option(0.0, "L2 penalty on real-valued weights; norms, biases and scales have none", "paper")
     latent_weight_decay: float = option(
         0.0, "L2 penalty on the latent weights of binary layers; a pull towards 0 makes their signs flicker", "paper"
@@ -69,6 +76,7 @@ class Recipe:
             check_number(f"recipe.{name}", getattr(self, name), at_least=0)
         check_number("recipe.bop_gamma", self.bop_gamma, above=0, at_most=1)
         check_number("recipe.bop_threshold", self.bop_threshold, above=0)
+        check_choice("recipe.bop_flip", self.bop_flip, BOP_FLIPS)
         if self.optimizer == "bop" and self.latent_weight_decay:
             raise BnasError("recipe.latent_weight_decay has nothing to decay under optimizer bop: set it to 0")
         if self.optimizer == "bop" and self.precision == "float16":

@@ -36,6 +36,15 @@ def test_flips_are_those_of_the_vectors() -> None:
         torch.testing.assert_close(average, torch.tensor(expected["m"]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("flip", "expected"), [("paper", [-1.0, 1.0, 1.0, 1.0]), ("larq", [1.0, 1.0, 1.0, 1.0])])
+def test_a_weight_at_the_threshold_flips_by_the_paper_and_not_by_its_code(flip: str, expected: list[float]) -> None:
+    layer = conv_of([1.0, -1.0, 1.0, 1.0])
+    bop = make_optimizer(layer, Recipe(optimizer="bop", bop_gamma=1.0, bop_threshold=0.5, bop_flip=flip))
+    layer.weight.grad = torch.tensor([0.5, -0.75, 0.25, -0.5]).view_as(layer.weight)
+    bop.step()
+    assert layer.weight.flatten().tolist() == expected
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -91,6 +100,8 @@ def test_what_bop_cannot_flip_is_refused() -> None:
         Recipe(optimizer="bop", latent_weight_decay=1e-4)
     with pytest.raises(BnasError, match="loss scaling moves: take bfloat16"):
         Recipe(optimizer="bop", precision="float16")
+    with pytest.raises(BnasError, match=r"no recipe\.bop_flip named 'code'"):
+        Recipe(bop_flip="code")
     with pytest.raises(BnasError, match=r"recipe.bop_threshold is 0; it must be a finite number above 0"):
         Recipe(bop_threshold=0)
 

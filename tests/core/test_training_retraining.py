@@ -332,6 +332,8 @@ CHANGES = {
     "ema_decay": ({}, {"ema_decay": 0.9}),
     "precision": ({}, {"precision": "bfloat16"}),
 }
+# Differs where an average equals the threshold, which no training can be made to show: test_training_bop.py.
+ELSEWHERE = ("bop_flip",)
 PLAIN = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8}
 
 
@@ -343,7 +345,7 @@ def trained(changes):
 
 
 def test_the_table_of_changes_has_every_option():
-    assert list(CHANGES) == [entry.name for entry in describe(Recipe)]
+    assert list(CHANGES) == [entry.name for entry in describe(Recipe) if entry.name not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("name", CHANGES)
