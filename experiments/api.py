@@ -30,11 +30,11 @@ from bnas.stopping import StopRequest
 from bnas.strategy import Strategy
 from experiments.assembly import (
     explaining_memory,
+    given_weights,
     make_retraining,
     make_strategy,
     prepare_torch,
     read_data,
-    teacher_digest,
 )
 from experiments.config import MAY_CHANGE, MEMORY_KEYS, Job, JobError, about, fingerprint, plan_retraining
 from experiments.deploy_target import messages, searched_space
@@ -67,7 +67,6 @@ _SPANS_ALL = "its schedules span all epochs, so that a longer run differs from t
 WHY_FIXED = {
     "search.options.epochs": _SPANS_ALL,
     "retrain.recipe.epochs": _SPANS_ALL,
-    "retrain.teacher.weights": "a digest of the teacher's checkpoint: another network than the run began with",
     "data.images": "a digest of the training images: those in data.path are not the ones that the run began with",
 }
 
@@ -202,6 +201,7 @@ def retrain(
     reporter = reporter or SilentReporter()
     device = prepare_torch(job)
     data = read_data(job)
+    given = given_weights(job)
     initial = _initial_weights(job, genotype, run)
     with explaining_memory(job, "retrain"):
         work = make_retraining(job, genotype, data, device, initial)
@@ -220,10 +220,10 @@ def retrain(
             **fingerprint(job, "retrain"),
             "data.images": data.train.digest(),
             "genotype": genotype.content_digest,
-            "retrain.teacher.weights": teacher_digest(job),
+            **{key: weights.digest for key, weights in given.items()},
         },
         may_change=(*MAY_CHANGE, *(["retrain.recipe.epochs"] if _can_be_extended(job) else [])),
-        why_fixed=WHY_FIXED,
+        why_fixed={**WHY_FIXED, **{key: weights.why for key, weights in given.items()}},
         memory_keys=MEMORY_KEYS["retrain"],
         job_text=job_text(job),
         title=f"retrain {space.name} {space.digest(genotype)} under {job.retrain.scheme}",

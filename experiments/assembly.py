@@ -5,6 +5,7 @@ import hashlib
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -153,14 +154,26 @@ def _teacher(path: str | None, student: NetworkCard) -> nn.Module | None:
     return trained.model
 
 
-def teacher_digest(job: Job) -> str | None:
-    """Of the weights that the job's teacher has, wherever they lie; None without a teacher."""
-    if job.retrain.teacher is None:
-        return None
-    with about("retrain.teacher"):
-        path = find_trained(Path(job.retrain.teacher)).checkpoint
-        with atomic.explaining("read", path):
-            return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+class GivenWeights(NamedTuple):
+    """A digest of the checkpoint that a key of the job names, and why a run does not go on with another one."""
+
+    digest: str
+    why: str
+
+
+def given_weights(job: Job) -> dict[str, GivenWeights]:
+    """Of the teacher and of what the network starts from, by key, where the job names them, wherever they lie."""
+    named = {"retrain.teacher": job.retrain.teacher, "retrain.init_from": job.retrain.init_from}
+    found = {}
+    for key, path in named.items():
+        if path is not None:
+            with about(key):
+                file = find_trained(Path(path)).checkpoint
+                with atomic.explaining("read", file):
+                    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            why = f"digests of {file}, which holds another network than the one that the run began with"
+            found[f"{key}.weights"] = GivenWeights(digest, why)
+    return found
 
 
 def explaining_memory(job: Job, part: str) -> AbstractContextManager[None]:

@@ -21,6 +21,7 @@ from bnas.statistics import Difference, Spread, paired_difference, spread
 from bnas.stopping import StopRequest
 from experiments import api, deployment
 from experiments.api import Run
+from experiments.assembly import given_weights
 from experiments.compare_entries import Entry, entries
 from experiments.config import MAY_CHANGE, Job, fingerprint
 from experiments.network import load_trained
@@ -134,6 +135,7 @@ def _digest(job: Job) -> str:
     """Of all that the entry's result depends on, but the images, which its runs check."""
     flat = {**fingerprint(job, "search"), **fingerprint(job, "retrain"), "genotype": job.genotype}
     kept = {key: value for key, value in sorted(flat.items()) if key not in MAY_CHANGE}
+    kept |= {key: weights.digest for key, weights in given_weights(job).items()}
     return hashlib.sha256(plain_json.dumps(kept).encode()).hexdigest()
 
 

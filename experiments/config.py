@@ -189,8 +189,9 @@ class Job:
 
 # What a single search or retraining does not depend on.
 OF_COMPARISONS = ("seeds", "compare", "compare_options", "spaces", "genotype")
-# May differ between two starts of one run. Images and teacher may move to another folder; that they are the same is checked.
-MAY_CHANGE = ("device", "deterministic", "data.path", "retrain.teacher")
+# May differ between two starts of one run. Images and given networks may move to another folder; that they are the same
+# is checked.
+MAY_CHANGE = ("device", "deterministic", "data.path", "retrain.teacher", "retrain.init_from")
 # Smaller values need less memory.
 MEMORY_KEYS = {
     "search": ("search.batch_size", "search.size.channels", "search.size.cells"),

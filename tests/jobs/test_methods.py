@@ -1,6 +1,8 @@
 """`bnas schemes`, starts from another network, lists of stages and ensembles, from the command line."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bnas import checkpoint
 from bnas.binary import SCHEMES
 from experiments import api, deployment
 from experiments.network import find_trained, load_trained
@@ -104,6 +107,32 @@ def test_a_network_starts_from_one_of_another_data_set_with_a_new_classifier(
     assert found["classifier.weight"].shape[0] == 2
     name = next(name for name in given if name.endswith("conv.weight"))
     torch.testing.assert_close(found[name], given[name], rtol=0, atol=1e-6)
+
+
+def test_a_run_does_not_go_on_from_other_weights_than_it_began_with(chain: Any, capsys: Any, tmp_path: Path) -> None:
+    start = tmp_path / "start.pt"
+    shutil.copy(chain.retraining / "checkpoint.pt", start)
+    shutil.copy(chain.retraining / "job.yaml", tmp_path / "job.yaml")
+    line = ("retrain", chain.run / "genotype.json", "--job", chain.run / "job.yaml", "--run", tmp_path / "run")
+    began = bnas(capsys, *line, "--init-from", start)
+    assert began.code == 0
+    moved = tmp_path / "moved.pt"
+    start.rename(moved)
+    assert bnas(capsys, *line, "--init-from", moved).code == 0
+    before = file_digest(moved)
+    content = checkpoint.load(moved, kind="retrain")
+    next(iter(content["state"]["trainer"]["model"].values())).add_(1)
+    checkpoint.save(moved, content, kind="retrain")
+    said = bnas(capsys, *line, "--init-from", moved)
+    assert said.code == 2
+    text = " ".join(said.err.split())
+    assert f'retrain.init_from.weights: was "{before}", now "{file_digest(moved)}" (digests of {moved}, which' in text
+    assert "To go on, give the old values." in text
+    assert "--fresh" in text
+
+
+def file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def test_starts_that_cannot_be_have_messages(chain: Any, capsys: Any, tmp_path: Path) -> None:
