@@ -64,8 +64,10 @@ def scaled(terms: Sequence[BitTerm], scale: Tensor | None) -> tuple[BitTerm, ...
 def attach(value: Tensor, terms: Sequence[BitTerm]) -> Tensor:
     """Let a tensor of several terms bring them along to the layer that multiplies it.
 
-    Whatever makes another tensor of it on the way loses them, and the layer then multiplies the values themselves.
+    Whatever makes another tensor of it on the way loses them, and the layer then multiplies the values themselves. The
+    result lies in the order [N, C, H, W], so that to flatten it is a view; the terms lie as they did.
     """
+    value = value.contiguous()
     value.bnas_terms = tuple(terms)  # type: ignore[attr-defined]
     return value
 

@@ -144,6 +144,8 @@ def both(
     if part >= len(pairs):
         return None
     term, weight = pairs[part]
+    if not bool((term.sign_pm1.abs() == 1).all()):
+        return None
     sums, pm1 = module.multiplied(term.sign_pm1, weight.sign_pm1).round().cpu(), term.sign_pm1.cpu().numpy()
     if op.kind == "binary_linear":
         return sums.numpy(), packed.accumulators(op, Bits(pack_matrix(pm1), pm1.shape[1:]))

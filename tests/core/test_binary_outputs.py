@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bnas.binary import make_scheme
 from bnas.binary.outputs import materialize, waiting
-from bnas.binary.terms import attached
+from bnas.binary.terms import attached, total
 from bnas.data import Batches, ImageSet, Normalization
 from bnas.deploy.pack import export
 from bnas.deploy.runtime import PackedNetwork
@@ -72,6 +72,10 @@ def test_several_signs_bring_their_terms_and_lose_them_where_another_tensor_is_m
     flat = attached(value.flatten(1))
     assert flat is not None
     assert torch.equal(flat[1].sign_pm1, terms[1].sign_pm1.flatten(1))
+    by_pixel = norm.eval()(torch.randn(2, 2, 3, 3).to(memory_format=torch.channels_last)).flatten(1)
+    of_copy = attached(by_pixel)
+    assert of_copy is not None
+    assert torch.equal(total(of_copy), by_pixel)
     assert attached(value.transpose(2, 3).flatten(1)) is None
     # A scale that each input has anew does not pack.
     horq = NormBinarize(2, make_scheme("horq")).eval()

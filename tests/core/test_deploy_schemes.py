@@ -14,7 +14,7 @@ from bnas.deploy.verify import verify
 from bnas.errors import BnasError
 from bnas.layers import BinaryConv2d, BinaryLinear, NormBinarize
 from bnas.seeding import borrowed
-from tests.core.packed_networks import images, packed
+from tests.core.packed_networks import images, packed, trained
 
 SHAPE, CLASSES = (3, 6, 6), ("cat", "dog", "fox")
 # Schemes whose default options do not pack.
@@ -145,6 +145,43 @@ def test_a_sum_of_signs_has_several_readers(name):
     assert report.signs == 6 * 8 * 16 * model.norm.binarizer.packing.all_terms
     with torch.no_grad():
         torch.testing.assert_close(network(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Flat(nn.Module):
+    """A binary layer that reads a whole map of several pixels, flattened."""
+
+    def __init__(self, scheme_name):
+        super().__init__()
+        scheme = make_scheme(scheme_name)
+        self.norm, self.conv = NormBinarize(3, scheme), BinaryConv2d(3, 6, 3, scheme, padding=1)
+        self.last, self.hidden = NormBinarize(6, scheme), BinaryLinear(6 * 36, 7, scheme)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x):
+        x = self.last(self.conv(self.norm(x)))
+        return self.head(torch.relu(self.hidden(torch.flatten(x, 1))))
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", ["bats", "xnor", "abcnet", "rebnet"])
+def test_a_flattened_map_keeps_its_signs_and_their_order(name, order):
+    model = trained(Flat(name), SHAPE).to(memory_format=order)
+    x = images(6, SHAPE).contiguous(memory_format=order)
+    network = PackedNetwork(packed(model, SHAPE, CLASSES))
+    report = verify(model, network, x)
+    assert report.ok, report.first_difference
+    assert (report.argmax_equal, report.sign_flips) == (1.0, 0)
+    assert {parity.compared for parity in report.layers if parity.name == "hidden"} == {6 * 7}
+
+
+def test_a_layer_that_is_not_given_its_signs_is_named():
+    model = trained(Flat("rebnet"), SHAPE)
+    # The same values in another tensor, which brings no terms along.
+    model.hidden.register_forward_pre_hook(lambda module, inputs: (inputs[0].clone(),))
+    report = verify(model, PackedNetwork(packed(model, SHAPE, CLASSES)), images(2, SHAPE))
+    assert str(report.first_difference) == (
+        "layer 'hidden' (binary_linear) does not run in the trained network, or not on signs"
+    )
 
 
 @pytest.mark.parametrize(("tensor", "said"), [("norm.value.1", "norm"), ("conv.weight.0", "conv")])
