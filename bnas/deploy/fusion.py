@@ -1,4 +1,4 @@
-"""Which operations of a program run together: a binary convolution with the comparison before it and all that follows.
+"""Which operations of a program run together: a binary product with the comparison before it and all that follows.
 
 Only the decision; `fused` carries it out. A step computes what its operations compute one by one, in the same order of
 float operations, so that bits, integers and real values are equal.
@@ -7,20 +7,22 @@ float operations, so that bits, integers and real values are equal.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bnas.deploy.ir import Op, Program
+from bnas.deploy.ir import Op, Program, readers_of
+from bnas.deploy.kinds import COMPARISONS
 
 ACTIVATIONS = ("prelu", "relu", "hardtanh")
-MOST_ADDED = 2
+PRODUCTS = ("binary_conv2d", "binary_linear")
 
 OnlyReader = Callable[[str], Op | None]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation, a real convolution with its norm and activation (`conv` is None for both), or a binary convolution.
+    """One operation, a real one with its norm and activation (`conv` is None for both), or a binary product.
 
-    In order: `threshold` makes its bits from real values; `conv`; `batch_norm`; `activation`; `shuffle`; `added` other
-    values, one after the other; `bits` compares the result again. `output` is what the step writes.
+    In order: `threshold` makes its bits from real values; `conv`, a binary convolution or linear layer; `batch_norm`;
+    `activation`; `shuffle`; `added` other values, one after the other; `bits` compares the result again. `output` is what
+    the step writes.
     """
 
     ops: tuple[Op, ...]
@@ -47,10 +49,7 @@ def one_by_one(program: Program) -> tuple[Step, ...]:
 
 def fuse(program: Program) -> tuple[Step, ...]:
     """The steps of `program` in the order in which they run; every operation is in exactly one."""
-    readers: dict[str, list[Op]] = {}
-    for op in program.ops:
-        for name in op.inputs:
-            readers.setdefault(name, []).append(op)
+    readers = readers_of(program.ops)
     writer = {op.output: op for op in program.ops}
     place = {op.output: index for index, op in enumerate(program.ops)}
 
@@ -71,51 +70,54 @@ def fuse(program: Program) -> tuple[Step, ...]:
     return tuple(sorted([*chains, *alone], key=lambda step: max(place[op.output] for op in step.ops)))
 
 
-def _chain(conv: Op, only_reader: OnlyReader, taken: set[str]) -> Step:
-    """The convolution and what follows it, as far as one store can do it."""
-    ops, added = [conv], list[str]()
+def _chain(first: Op, only_reader: OnlyReader, taken: set[str]) -> Step:
+    """The first operation and what follows it, as far as one store can do it."""
+    ops, added = [first], list[str]()
     parts: dict[str, Op] = {}
     stage = 0
     while "bits" not in parts:
         reader = only_reader(ops[-1].output)
-        if reader is None or reader.output in taken:
-            break
-        slot = _slot(reader)
-        if (
-            slot is None
-            or not stage <= _STAGES[slot] <= LAST_STAGE[conv.kind]
-            or (slot != "added" and _STAGES[slot] == stage)
-        ):
+        slot = None if reader is None or reader.output in taken else _slot(reader, ops[-1].output)
+        if reader is None or slot is None or not stage <= _STAGES[slot] <= LAST_STAGE[first.kind]:
             break
         if slot == "added":
-            if len(added) == MOST_ADDED:
-                break
-            added.append(next(name for name in reader.inputs if name != ops[-1].output))
+            others = list(reader.inputs)
+            others.remove(ops[-1].output)
+            added += others
+        elif _STAGES[slot] == stage:
+            break
         else:
             parts[slot] = reader
         stage = _STAGES[slot]
         ops.append(reader)
-    return Step(tuple(ops), ops[-1].output, conv if conv.kind == "binary_conv2d" else None, added=tuple(added), **parts)
+    return Step(tuple(ops), ops[-1].output, first if first.kind in PRODUCTS else None, added=tuple(added), **parts)
 
 
-# How far what follows each kind of convolution is fused to it.
-LAST_STAGE = {"binary_conv2d": 5, "conv2d": 2}
+# How far what follows each kind of operation is fused to it. The real ones write memory of their own, which is worked on.
+LAST_STAGE = {
+    **dict.fromkeys(PRODUCTS, 5),
+    **dict.fromkeys(("conv2d", "linear", "concat", "max_pool2d", "avg_pool2d", "global_avg_pool"), 2),
+}
 _STAGES = {"batch_norm": 1, "activation": 2, "shuffle": 3, "added": 4, "bits": 5}
 
 
-def _slot(op: Op) -> str | None:
+def _slot(op: Op, value: str) -> str | None:
+    """What `op` is to a step that writes `value`."""
     if op.kind in ACTIVATIONS:
         return "activation"
+    if op.kind in COMPARISONS:
+        return "bits"
     if op.kind == "add":
-        return "added" if len(set(op.inputs)) == len(op.inputs) == 2 else None
-    return {"batch_norm": "batch_norm", "channel_shuffle": "shuffle", "threshold": "bits"}.get(op.kind)
+        # From left to right, and the first two in either order: what else is added must come after.
+        return "added" if op.inputs.count(value) == 1 and value in op.inputs[:2] else None
+    return {"batch_norm": "batch_norm", "channel_shuffle": "shuffle"}.get(op.kind)
 
 
 def _with_threshold(step: Step, writer: dict[str, Op], only_reader: OnlyReader, taken: set[str]) -> Step:
     """The comparison that makes the convolution's bits, where nothing else reads them and no step made them before."""
     bits = step.ops[0].inputs[0]
     made_by = writer.get(bits)
-    if made_by is None or made_by.kind != "threshold" or bits in taken or only_reader(bits) is None:
+    if made_by is None or made_by.kind not in COMPARISONS or bits in taken or only_reader(bits) is None:
         return step
     taken.add(bits)
     return replace(step, ops=(made_by, *step.ops), threshold=made_by)

@@ -7,7 +7,7 @@ programmers of other languages.
 
 import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -124,6 +124,15 @@ class Program:
             ops.append(Op(**{**op, "inputs": tuple(op["inputs"])}))
         lists = {name: tuple(content[name]) for name in ("input_shape", "classes", "mean", "std")}
         return cls(**{**content, **lists, "ops": tuple(ops)})
+
+
+def readers_of(ops: Sequence[Op]) -> dict[str, list[Op]]:
+    """The operations that read each value, in their order."""
+    readers: dict[str, list[Op]] = {}
+    for op in ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    return readers
 
 
 _OP_FIELDS = {"kind": TEXT, "name": TEXT, "inputs": TEXTS, "output": TEXT, "attributes": TABLE, "tensors": NAMES}

@@ -1,6 +1,7 @@
 """Fused steps against the operations one by one: equal bits, equal integers, and equal floats."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnas.binary.schemes import make_scheme
+from bnas.deploy.file import Packed
 from bnas.deploy.fusion import fuse
+from bnas.deploy.ir import Op
 from bnas.deploy.runtime import PackedNetwork
 from bnas.errors import BnasError
 from bnas.kernels import reference
@@ -59,13 +62,33 @@ def plain_chain() -> nn.Module:
     )
 
 
+class Sums(nn.Module):
+    """More than two values added to a product, and a sum that is added in front of it; pools and joins with norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 4, 3, padding=1), NormBinarize(4, SCHEME)
+        self.one, self.two = (BinaryConv2d(4, 4, 3, SCHEME, padding=1) for _ in range(2))
+        self.wide, self.pool, self.average = nn.BatchNorm2d(8), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)
+        self.act, self.after, self.head = nn.PReLU(8), nn.BatchNorm2d(4), nn.Linear(8, len(CLASSES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        bits = self.norm(x)
+        y = self.one(bits) + x + self.pool(x) + self.average(x) + x
+        z = (x + self.after(self.pool(x))) + self.two(bits)
+        joined = self.act(self.wide(torch.cat([y, z], 1)))
+        return self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(joined, 1), 1))
+
+
 NETWORKS = {
-    **{f"cell, {scheme}": (lambda scheme=scheme: Cell(scheme)) for scheme in ("bats", "bnn", "xnor")},
+    **{f"cell, {scheme}": (lambda scheme=scheme: Cell(scheme)) for scheme in ("bats", "bnn", "xnor", "rebnet")},
     "bireal, real": lambda: Blocks("bireal", "real", "none"),
     "bireal, prelu": lambda: Blocks("bireal", "binary", "prelu"),
     "basic, relu": lambda: Blocks("basic", "binary", "relu"),
     "basic, hardtanh": lambda: Blocks("basic", "real", "hardtanh"),
     "plain": plain_chain,
+    "sums": Sums,
 }
 
 
@@ -93,6 +116,9 @@ def test_fused_equals_unfused_equals_reference_whatever_ran_before(made):
         logits = fused(x)
         assert torch.equal(logits, unfused(x))
         assert torch.equal(logits, by_reference(x))
+        # What a run leaves behind, or finds, is never read.
+        for block in fused.fused.binding(count).memory.blocks:
+            block[...] = 0xFF
 
 
 def test_most_of_a_network_is_fused():
@@ -110,6 +136,52 @@ def test_most_of_a_network_is_fused():
     assert ("threshold", "binary_conv2d", "batch_norm", "prelu", "add") in [
         tuple(op.kind for op in step.ops) for step in blocks
     ]
+
+
+def test_a_sign_that_is_several_comparisons_joins_its_product():
+    steps = fuse(packed(trained(Cell("rebnet"))).program)
+    assert any([op.kind for op in step.ops[:2]] == ["parity_threshold", "binary_conv2d"] for step in steps)
+
+
+def test_any_number_of_values_is_added_where_a_product_is_stored():
+    added = [step.added for step in fuse(packed(trained(Sums())).program) if step.conv]
+    assert [len(names) for names in added] == [4, 1]
+    kinds = [[op.kind for op in step.ops] for step in fuse(packed(trained(Sums())).program)]
+    assert ["concat", "batch_norm", "prelu"] in kinds
+    assert ["max_pool2d", "batch_norm"] in kinds
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_sum_of_many_is_added_from_left_to_right(place):
+    model = nn.Sequential(NormBinarize(3, SCHEME), BinaryConv2d(3, 3, 3, SCHEME, padding=1), nn.Flatten())
+    made = packed(trained(model), classes=tuple(map(str, range(243))))
+    threshold, conv, flatten = made.program.ops
+    norm = Op("batch_norm", "norm", (made.program.input,), "normed", {}, {"scale": "scale", "shift": "shift"})
+    inputs = [made.program.input, "normed"]
+    inputs.insert(place, conv.output)
+    total = Op("add", "sum", tuple(inputs), "total")
+    program = replace(made.program, ops=(norm, threshold, conv, total, replace(flatten, inputs=("total",))))
+    tensors = {**made.tensors, "scale": np.float32([0.1, 0.7, -3]), "shift": np.float32([1e-7, 0.3, 0])}
+    assert [len(step.added) for step in fuse(program) if step.conv] == [2 if place < 2 else 0]
+    of_many = Packed(program, tensors)
+    assert torch.equal(PackedNetwork(of_many)(images(3)), PackedNetwork(of_many, fuse=False)(images(3)))
+
+
+def test_memory_that_is_seen_through_a_view_is_not_used_again():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = NormBinarize(3, SCHEME)
+            self.a, self.b = (BinaryConv2d(3, 8, 9, SCHEME) for _ in range(2))
+            self.head = nn.Linear(8, len(CLASSES))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bits = self.norm(x)
+            a, b = torch.flatten(self.a(bits), 1), torch.flatten(self.b(bits), 1)
+            return self.head(a) + self.head(b)
+
+    made = packed(trained(Two()))
+    assert torch.equal(PackedNetwork(made)(images(3)), PackedNetwork(made, fuse=False)(images(3)))
 
 
 def test_a_value_that_others_read_is_not_swallowed():
@@ -169,22 +241,31 @@ def forms():
 def layers(draw):
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     channels, filters = groups * draw(st.integers(1, 40)), groups * draw(st.integers(1, 40))
-    return channels, filters, groups, draw(st.integers(0, 999)), draw(st.tuples(*[st.booleans()] * 7))
+    counts = draw(st.tuples(st.integers(0, 3), st.integers(1, 3)))
+    return channels, filters, groups, draw(st.integers(0, 999)), draw(st.tuples(*[st.booleans()] * 6)), counts
+
+
+def parity(x, threshold, groups):
+    """Of each value, whether an odd number of its comparisons holds."""
+    comparisons = [
+        reference.threshold_pack(x.transpose(0, 3, 1, 2), value, threshold.flip, groups) for value in threshold.value
+    ]
+    return np.bitwise_xor.reduce(comparisons)
 
 
 @pytest.mark.parametrize("form", forms(), ids=lambda form: form.name)
 @settings(deadline=None, max_examples=60)
 @given(layers())
 def test_what_follows_a_convolution_rounds_as_operations_one_by_one(form, layer):
-    channels, filters, groups, seed, (scaled, normed, sloped, limited, shuffled, adds, to_bits) = layer
+    channels, filters, groups, seed, (scaled, normed, sloped, limited, shuffled, to_bits), (adds, comparisons) = layer
     generator = np.random.default_rng(seed)
 
     def floats(*shape):
         return generator.standard_normal(shape).astype(np.float32)
 
     x, w = floats(2, 4, 5, channels), np.where(floats(filters, channels // groups, 3, 3) < 0, -1.0, 1.0)
-    before = Threshold(floats(channels), generator.random(channels) < 0.5)
-    after = Threshold(floats(filters), generator.random(filters) < 0.5)
+    before = Threshold(floats(comparisons, channels), generator.random(channels) < 0.5)
+    after = Threshold(floats(comparisons, filters), generator.random(filters) < 0.5)
     source = generator.permutation(filters) if shuffled else None
     follows = Epilogue(
         scale=floats(filters) if scaled else None,
@@ -196,24 +277,24 @@ def test_what_follows_a_convolution_rounds_as_operations_one_by_one(form, layer)
         source=source,
     )
     options = {"channels": channels, "groups": groups, "padding": (1, 1, 1, 1)}
-    bits = reference.threshold_pack(x.transpose(0, 3, 1, 2), before.value, before.flip, groups)
+    bits = parity(x, before, groups)
     sums = reference.conv2d(bits, pack_weights(w), **options)
     expected = sums.astype(np.float32) * (follows.scale if scaled else np.float32(1))
     expected = expected if source is None else expected[..., source]
     expected = expected * follows.factor + follows.shift if normed else expected
     expected = np.where(expected > 0, expected, expected * follows.slope) if sloped else expected
     expected = expected.clip(follows.low, follows.high)
-    others = {name: floats(*expected.shape) for name in ("first", "second")[: 2 * adds]}
-    for other in others.values():
+    others = [floats(*expected.shape) for _ in range(adds)]
+    for other in others:
         expected = expected + other
-    words = reference.threshold_pack(expected.transpose(0, 3, 1, 2), after.value, after.flip, 1)
+    words = parity(expected, after, 1)
 
     real = np.full(expected.shape, np.nan, np.float32)
     packed_bits = np.full(words.shape, 0xA5A5A5A5, np.uint32)
     # Bits alone, or bits and the real values that they were made from.
     outputs = Outputs(real=None if to_bits else real, bits=packed_bits, bits_threshold=after)
     made = BinaryLayer(form, pack_weights(w), **options, epilogue=follows)
-    made.plan(x, outputs, threshold=before, **others)()
+    made.plan(x, outputs, threshold=before, added=others)()
     assert np.array_equal(packed_bits, words)
     if not to_bits:
         assert np.array_equal(real, expected)

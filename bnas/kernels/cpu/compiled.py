@@ -23,15 +23,28 @@ _tables_8x2, _tables_8x1 = inner_loop(EIGHT_BY_TWO, emit_tables), inner_loop(EIG
 
 
 @compiled()
-def compare_pixel(x, channels, thresholds, signs, flat, groups, group_channels, words, out):  # type: ignore[no-untyped-def]
+def compare_several(x, thresholds, signs, count, comparisons, threshold_bytes):  # type: ignore[no-untyped-def]
+    """`compare_word`, or the parity of such words for `comparisons` rows of thresholds, that many bytes apart."""
+    word = compare_word(x, thresholds, signs, count)
+    for k in range(1, comparisons):
+        word ^= compare_word(x, thresholds + k * threshold_bytes, signs, count)
+    return word
+
+
+@compiled()
+def compare_pixel(  # type: ignore[no-untyped-def]
+    x, channels, thresholds, signs, comparisons, threshold_bytes, flat, groups, group_channels, words, out
+):
     """Bits of one pixel, `channels` float32 at x, as words [groups, words] at `out`; `flat` is room for them ungrouped."""
-    if groups == 1:
-        for w in range(words):
-            put_word(out + 4 * w, compare_word(x + 128 * w, thresholds + 128 * w, signs + 128 * w, channels - 32 * w))
-        return
     together = (channels + 31) // 32
+    to = out if groups == 1 else flat
     for w in range(together):
-        put_word(flat + 4 * w, compare_word(x + 128 * w, thresholds + 128 * w, signs + 128 * w, channels - 32 * w))
+        word = compare_several(
+            x + 128 * w, thresholds + 128 * w, signs + 128 * w, channels - 32 * w, comparisons, threshold_bytes
+        )
+        put_word(to + 4 * w, word)
+    if groups == 1:
+        return
     put_word(flat + 4 * together, 0)
     for g in range(groups):
         for w in range(words):
@@ -70,7 +83,10 @@ def fill(j, n, y0, rows, acts, flat, expand):  # type: ignore[no-untyped-def]
             at = j.x + ((n * j.height + y) * j.width + x) * j.x_pixel
             if inside and in_place:
                 for w in range(j.words):
-                    word = compare_word(at + 128 * w, j.thresholds + 128 * w, j.signs + 128 * w, j.channels - 32 * w)
+                    word = compare_several(
+                        at + 128 * w, j.thresholds + 128 * w, j.signs + 128 * w, j.channels - 32 * w,
+                        j.comparisons, j.threshold_bytes,
+                    )  # fmt: skip
                     put_operand(word, to + step * w, expand)
             else:
                 words = at
@@ -79,8 +95,9 @@ def fill(j, n, y0, rows, acts, flat, expand):  # type: ignore[no-untyped-def]
                 elif j.x_is_real:
                     words = here
                     compare_pixel(
-                        at, j.channels, j.thresholds, j.signs, flat, j.groups, j.group_channels, j.words, here
-                    )
+                        at, j.channels, j.thresholds, j.signs, j.comparisons, j.threshold_bytes, flat, j.groups,
+                        j.group_channels, j.words, here,
+                    )  # fmt: skip
                 for g in range(j.groups):
                     for w in range(j.words):
                         put_operand(word_at(words + 4 * (g * j.words + w)), to + g * j.group_bytes + step * w, expand)
@@ -201,31 +218,15 @@ def finish(j, n, y0, rows, counts, row, flat):  # type: ignore[no-untyped-def]
                 continue
             if not j.out:
                 out = real_row
-            first, second = j.first, j.second
-            if first:
-                first += p * j.first_pixel
-            if second:
-                second += p * j.second_pixel
             for o in range(0, j.filters, 16):
-                a, b = 0, 0
-                if first:
-                    a = first + 4 * o
-                if second:
-                    b = second + 4 * o
                 store_real(
-                    here + 4 * o,
-                    base + 4 * o,
-                    j.parameters + 4 * o,
-                    j.parameter_bytes,
-                    a,
-                    b,
-                    out + 4 * o,
-                    j.filters - o,
-                )
+                    here + 4 * o, base + 4 * o, j.parameters + 4 * o, j.parameter_bytes, j.added, j.added_count, p,
+                    4 * o, out + 4 * o, j.filters - o,
+                )  # fmt: skip
             if j.bits:
                 compare_pixel(
-                    out, j.filters, j.bits_thresholds, j.bits_signs, flat, j.bits_groups, j.bits_group_channels,
-                    j.bits_words, j.bits + 4 * p * j.bits_groups * j.bits_words,
+                    out, j.filters, j.bits_thresholds, j.bits_signs, j.bits_comparisons, j.bits_threshold_bytes, flat,
+                    j.bits_groups, j.bits_group_channels, j.bits_words, j.bits + 4 * p * j.bits_groups * j.bits_words,
                 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -32,16 +32,17 @@ COUNTS_BYTES = 160 * 1024
 
 @dataclass(frozen=True, eq=False)
 class Threshold:
-    """One comparison a channel: x >= value, or x <= value where `flip`."""
+    """One comparison a channel: x >= value [C], or x <= value where `flip`; of several, [K, C], whether an odd number holds."""
 
     value: Array
     flip: Array
 
     def rows(self) -> tuple[Array, Array]:
-        """value and sign masks as compiled code wants them: -x >= -value for x <= value, filled up to whole words."""
-        size = words_for(len(self.value)) * 32
-        values, signs = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.uint32)
-        values[: len(self.value)] = np.where(self.flip, -self.value, self.value)
+        """Values [K, ...] and sign masks as compiled code wants them: -x >= -value for x <= value, filled up to words."""
+        value = np.atleast_2d(self.value)
+        size = words_for(len(self.flip)) * 32
+        values, signs = np.zeros((len(value), size), dtype=np.float32), np.zeros(size, dtype=np.uint32)
+        values[:, : len(self.flip)] = np.where(self.flip, -value, value)
         signs[: len(self.flip)][self.flip] = 0x80000000
         return values, signs
 
@@ -50,7 +51,7 @@ class Threshold:
 class Epilogue:
     """What follows the sums, in this order; None is left out. `source[d]`: the filter that output channel d holds.
 
-    v = sum * scale; v = v * factor + shift; v >= 0 else v * slope; limited to [low, high]; + first + second (given
+    v = sum * scale; v = v * factor + shift; v >= 0 else v * slope; limited to [low, high]; + what is added (given
     when planned). All but `scale` are per output channel, `scale` is per filter.
     """
 
@@ -84,14 +85,25 @@ class Outputs:
 
 @dataclass(eq=False)
 class Plan:
-    """One layer on one input size with its buffers. The arrays that the record points to are kept alive here."""
+    """One layer on one input size with its buffers. The arrays that the record points to are kept alive here.
+
+    `added`: int64 [values, 2], where each value that is added lies, and bytes from one of its pixels to the next.
+    """
 
     form: Form
     job: Array
+    added: Array
     tasks: int
     products: int
     scratch_bytes: int
     kept: list[Any] = field(default_factory=list)
+
+    def read(self, place: int | None, address: int) -> None:
+        """Where the next runs find what is added in that place, or the input (None)."""
+        if place is None:
+            self.job["x"] = address
+        else:
+            self.added[place, 0] = address
 
     def __call__(self) -> None:
         threads = threads_for(self.products, PRODUCTS_FOR_THREADS) if self.tasks > 1 else 1
@@ -153,14 +165,16 @@ class BinaryLayer:
         outputs: Outputs,
         *,
         threshold: Threshold | None = None,
-        first: Array | None = None,
-        second: Array | None = None,
+        added: Sequence[Array] = (),
     ) -> Plan:
-        """Fix input and outputs. x: bits [N, H, W, groups, words], or real [N, H, W, C] with a `threshold`."""
+        """Fix input and outputs. x: bits [N, H, W, groups, words], or real [N, H, W, C] with a `threshold`.
+
+        `added`: real [N, Ho, Wo, O], added one after the other.
+        """
         N, H, W = x.shape[:3]
         Ho, Wo = self.output_size(H, W)
         job = np.zeros(1, dtype=JOB)
-        kept: list[Any] = [x, outputs, first, second, self]
+        kept: list[Any] = [x, outputs, added, self]
 
         def address(array: Array | None) -> int:
             kept.append(array)
@@ -175,14 +189,17 @@ class BinaryLayer:
         if threshold is not None:
             values, signs = threshold.rows()
             put(x_is_real=1, thresholds=address(values), signs=address(signs))
+            put(comparisons=len(values), threshold_bytes=values.strides[0])
         self._put_window(put, address, Ho, Wo)
         rows = self._put_operands(put, address, N, Ho, Wo)
         self._put_border(put, address, (H, W), (Ho, Wo))
-        self._put_outputs(put, address, outputs, first, second)
+        self._put_outputs(put, address, outputs)
+        pairs = np.array([(a.ctypes.data, _pixel_bytes(a, "what is added")) for a in added], np.int64).reshape(-1, 2)
+        put(added=address(pairs), added_count=len(pairs))
         scratch_bytes = self._put_scratch(put, rows, Wo)
         chunks = -(-Ho // rows)
         products = N * Ho * Wo * self.filters * self.group_channels * self.kh * self.kw
-        return Plan(self.form, job, N * chunks, products, scratch_bytes, kept)
+        return Plan(self.form, job, pairs, N * chunks, products, scratch_bytes, kept)
 
     def _put_window(self, put: Callable[..., None], address: Callable[[Array], int], Ho: int, Wo: int) -> None:
         pad = full_words(self.group_channels) if self.pad_value == 1 else np.zeros(self.words, np.uint32)
@@ -278,19 +295,11 @@ class BinaryLayer:
         lanes = group * self.blocks * LANES + place
         return 0 if np.array_equal(lanes, channel) else address(lanes.astype(np.int64))
 
-    def _put_outputs(
-        self,
-        put: Callable[..., None],
-        address: Callable[[Array | None], int],
-        outputs: Outputs,
-        first: Array | None,
-        second: Array | None,
-    ) -> None:
+    def _put_outputs(self, put: Callable[..., None], address: Callable[[Array | None], int], outputs: Outputs) -> None:
         out = outputs.real if outputs.sums is None else outputs.sums
         put(wants_sums=int(outputs.sums is not None), out=address(out))
-        for name, array in (("out", out), ("first", first), ("second", second)):
-            if array is not None:
-                put(**{name: address(array), f"{name}_pixel": _pixel_bytes(array, name)})
+        if out is not None:
+            put(out_pixel=_pixel_bytes(out, "the output"))
         put(parameters=address(self._parameters), parameter_bytes=self._parameters.strides[0])
         if outputs.bits is not None and outputs.bits_threshold is not None:
             values, signs = outputs.bits_threshold.rows()
@@ -302,6 +311,8 @@ class BinaryLayer:
                 bits_words=bits_words,
                 bits_thresholds=address(values),
                 bits_signs=address(signs),
+                bits_comparisons=len(values),
+                bits_threshold_bytes=values.strides[0],
             )
 
     def _plane_bytes(self, rows: int, Wo: int) -> int:

@@ -31,7 +31,7 @@ def threshold_pack(
     step = pixel_bytes(by_pixel)
     if step is None:
         pack = _planes_parallel if many else _planes
-        pack(x, values.view(np.float32), signs, groups, words)
+        pack(x, values[0], signs, groups, words)
         return words
     flat = aligned(np.zeros((N * H, words_for(C) + 1), dtype=np.uint32))
     pack = _pixels_parallel if many else _pixels
@@ -46,7 +46,7 @@ def threshold_pack(
 def _row(x, step, y, W, C, values, signs, flat, flat_bytes, groups, group_channels, words, out):  # type: ignore[no-untyped-def]
     for p in range(y * W, (y + 1) * W):
         compare_pixel(
-            x + p * step, C, values, signs, flat + y * flat_bytes, groups, group_channels, words,
+            x + p * step, C, values, signs, 1, 0, flat + y * flat_bytes, groups, group_channels, words,
             out + 4 * p * groups * words,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bnas.kernels.cpu.micro import I32, I64, LANES, load, pointer, splat
+from bnas.kernels.cpu.micro import I32, I64, LANES, load, plus, pointer, splat
 
 F32, BIT = ir.FloatType(), ir.IntType(1)
 WORD = 32
@@ -116,28 +116,32 @@ def _rows(b: Builder, address: Value, stride: Value, vector: ir.VectorType, coun
 
 
 @intrinsic
-def store_real(typing_context, counts, base, parameters, stride, first, second, out, count):  # type: ignore[no-untyped-def]
+def store_real(  # type: ignore[no-untyped-def]
+    typing_context, counts, base, parameters, stride, added, added_count, pixel, offset, out, count
+):
     """The first `count` of 16 float32 at `out`: what follows a binary convolution, in the order of the operations.
 
     v = (base - 2 counts) * scale; v = v * factor + shift; v = v if v > 0 else v * slope; v limited to [low, high];
-    v + first + second. The six rows of parameters lie `stride` bytes apart. Each step rounds by itself, as it does
-    where the operations run one by one; one that is not there has the parameters that change nothing. `first` and
-    `second` are addresses, or 0.
+    v + first + second + ... The six rows of parameters lie `stride` bytes apart. Each step rounds by itself, as it does
+    where the operations run one by one; one that is not there has the parameters that change nothing. `added`:
+    `added_count` pairs of int64, where a map lies and bytes of its pixels; the values at `pixel`, from byte `offset` on.
     """
 
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
-        counts, base, parameters, stride, first, second, out, count = arguments
+        counts, base, parameters, stride, added, added_count, pixel, offset, out, count = arguments
         floats = ir.VectorType(F32, LANES)
         scale, *rest = _rows(b, parameters, stride, floats, 6)
         value = _followed(b, b.fmul(b.sitofp(_sums(b, counts, base), floats), scale), rest)
         result = cgutils.alloca_once_value(b, value)
-        for other in (first, second):
-            with b.if_then(b.icmp_signed("!=", other, I64(0))):
-                b.store(b.fadd(b.load(result), _load_first(b, other, floats, count)), result)
+        with cgutils.for_range(b, added_count) as loop:
+            pair = b.add(added, b.mul(loop.index, I64(16)))
+            start, step = load(b, pair, I64, 8), load(b, plus(b, pair, 8), I64, 8)
+            at = b.add(b.add(start, b.mul(pixel, step)), offset)
+            b.store(b.fadd(b.load(result), _load_first(b, at, floats, count)), result)
         _store_first(b, b.load(result), out, count)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), generate
+    return types.void(*[types.int64] * 10), generate
 
 
 @intrinsic

@@ -1,0 +1,159 @@
+"""Steps with their buffers for one batch size: what a run of a packed network is made of.
+
+Real values between steps are float32 [N, C, H, W] in the memory order [N, H, W, C].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas.deploy.arena import Arena
+from bnas.deploy.fusion import Step
+from bnas.deploy.ir import Op
+from bnas.deploy.prepared import Prepared, map_size
+from bnas.deploy.shapes import Value
+from bnas.kernels.cpu.layer import Outputs, Plan
+from bnas.kernels.cpu.pool import BitPool
+from bnas.kernels.cpu.real import follow
+from bnas.kernels.packing import words_for
+
+Array = NDArray[Any]
+RunOp = Callable[..., Any]
+MakeBits = Callable[[Array, tuple[int, ...]], Any]
+Run = Callable[[dict[str, Any]], Any]
+
+# Of torch's operations, those whose result may be a view of what they read.
+VIEWS = ("flatten", "channel_shuffle")
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A step that runs: from the values that are there to the one that it writes. `forget`: those that are read no more."""
+
+    step: Step
+    run: Run
+    forget: tuple[str, ...]
+
+
+class Binding:
+    """Binds the steps of a network to a batch of N. `steps` run in their order; `memory` holds what lies between them."""
+
+    def __init__(self, prepared: Prepared, N: int, run_op: RunOp, make_bits: MakeBits) -> None:
+        self._prepared, self._N, self._run_op, self._make_bits = prepared, N, run_op, make_bits
+        self.memory = Arena()
+        # Where each value lies that compiled steps write.
+        self._fixed: dict[str, Array] = {}
+        last_reader = {name: index for index, step in enumerate(prepared.steps) for name in step.reads}
+        seen_through = {name for step in prepared.steps if step.ops[0].kind in VIEWS for name in step.reads}
+        self.steps: list[Bound] = []
+        for index, step in enumerate(prepared.steps):
+            run = self._bind(step)
+            gone = [name for name in step.reads if last_reader[name] == index and name != prepared.program.output]
+            self.steps.append(Bound(step, run, tuple(gone)))
+            for name in gone:
+                if name not in seen_through:
+                    self.memory.give_back(name)
+
+    def _bind(self, step: Step) -> Run:
+        if step.conv is not None:
+            return self._product(step, step.conv)
+        if self._prepared.is_pool_of_bits(step):
+            return self._pool(step)
+        return self._alone(step)
+
+    def _alone(self, step: Step) -> Run:
+        op, rows, run_op = step.ops[0], self._prepared.following.get(step.output), self._run_op
+
+        def run(values: dict[str, Any]) -> Any:
+            result = run_op(op, *(values[name] for name in op.inputs))
+            return result if rows is None else _followed(result, rows)
+
+        return run
+
+    def _product(self, step: Step, conv: Op) -> Run:
+        linear = conv.kind == "binary_linear"
+        value = self._prepared.values[step.output]
+        outputs, result = self._output(step, value, linear)
+        reads = [(step.threshold or conv).inputs[0], *step.added]
+        x, *added = (self._operand(name, linear) for name in reads)
+        compared = None if step.threshold is None else self._prepared.threshold(step.threshold)
+        plan = self._prepared.layers[step.output].plan(x, outputs, threshold=compared, added=added)
+        return self._planned(plan, reads, result)
+
+    def _output(self, step: Step, value: Value, linear: bool) -> tuple[Outputs, Any]:
+        """Where a product writes, and that as the value of other steps."""
+        C, H, W = map_size(value)
+        if value.groups is None:
+            pixels = () if linear else (H, W)
+            real = self._take(step.output, (*pixels, C), np.float32)
+            result = torch.from_numpy(real)
+            outputs = Outputs(real=real[None, :, None] if linear else real)
+            return outputs, result if linear else result.permute(0, 3, 1, 2)
+        assert step.bits is not None
+        words = self._take(step.output, (H, W, value.groups, words_for(C // value.groups)), np.uint32)
+        return Outputs(bits=words, bits_threshold=self._prepared.threshold(step.bits)), self._make_bits(
+            words, value.shape
+        )
+
+    def _pool(self, step: Step) -> Run:
+        op, value = step.ops[0], self._prepared.values[step.output]
+        C, H, W = map_size(value)
+        assert value.groups is not None
+        words = self._take(step.output, (H, W, value.groups, words_for(C // value.groups)), np.uint32)
+        pool = BitPool(
+            self._operand(op.inputs[0], False),
+            words,
+            self._prepared.rewritten.falling[step.output],
+            kernel=op.pair("kernel_size"),
+            stride=op.pair("stride"),
+            padding=op.pair("padding"),
+            dilation=op.pair("dilation"),
+        )
+        return self._planned(pool, list(op.inputs), self._make_bits(words, value.shape))
+
+    def _planned(self, plan: Plan | BitPool, reads: list[str], result: Any) -> Run:
+        """`reads`: the input, then what is added. Where torch puts a value is told in each run."""
+        moving = [(name, place - 1 if place else None) for place, name in enumerate(reads) if name not in self._fixed]
+
+        def run(values: dict[str, Any]) -> Any:
+            for name, place in moving:
+                values[name], address = _in_place(values[name])
+                plan.read(place, address)
+            plan()
+            return result
+
+        return run
+
+    def _take(self, name: str, shape: tuple[int, ...], dtype: type) -> Array:
+        self._fixed[name] = self.memory.take(name, (self._N, *shape), dtype)
+        return self._fixed[name]
+
+    def _operand(self, name: str, linear: bool) -> Array:
+        """A value as a product reads it. Of one that torch writes, the shape and the order count."""
+        value = self._prepared.values[name]
+        C, H, W = map_size(value)
+        pixels = (1, self._N * H, W) if linear else (self._N, H, W)
+        channels = (C,) if value.groups is None else (value.groups, words_for(C // value.groups))
+        if name in self._fixed:
+            return self._fixed[name].reshape(*pixels, *channels)
+        return np.empty((*pixels, *channels), np.float32 if value.groups is None else np.uint32)
+
+
+def _followed(result: Tensor, rows: Array) -> Tensor:
+    channels = result.shape[1]
+    follow(result.data_ptr(), result.numel() // channels, channels, rows)
+    return result
+
+
+def _in_place(value: Any) -> tuple[Any, int]:
+    """A value that torch made, as compiled code wants it, and where it lies."""
+    if isinstance(value, Tensor):
+        order = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+        value = value.contiguous(memory_format=order)
+        return value, value.data_ptr()
+    return value, value.words.ctypes.data

@@ -1,0 +1,118 @@
+"""The fused steps of a packed network with their weights laid out, whatever the batch size."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas.deploy.file import Packed
+from bnas.deploy.fusion import Step, fuse
+from bnas.deploy.ir import Op, Program
+from bnas.deploy.rewrite import Rewritten, rewrite
+from bnas.deploy.shapes import Value
+from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, Threshold
+from bnas.kernels.packing import pack_weights, unpack_matrix
+
+Array = NDArray[Any]
+MakeLayer = Callable[..., BinaryLayer]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Steps of the program as `rewrite` made it. By output: the `layers` of binary products, and of real operations
+
+    with others behind them the parameters of these (`following`)."""
+
+    rewritten: Rewritten
+    tensors: Mapping[str, Array]
+    steps: tuple[Step, ...]
+    layers: Mapping[str, BinaryLayer]
+    following: Mapping[str, Array]
+
+    @property
+    def program(self) -> Program:
+        return self.rewritten.program
+
+    @property
+    def values(self) -> Mapping[str, Value]:
+        return self.rewritten.values
+
+    def threshold(self, op: Op) -> Threshold:
+        return Threshold(self.tensors[op.tensors["value"]], self.tensors[op.tensors["flip"]].astype(np.bool_))
+
+    def is_pool_of_bits(self, step: Step) -> bool:
+        return step.output in self.rewritten.falling
+
+
+def prepare(packed: Packed, layer: MakeLayer) -> Prepared:
+    """`layer` makes a `BinaryLayer` for the processor."""
+    tensors = packed.tensors
+    rewritten = rewrite(packed.program, tensors)
+    steps = fuse(rewritten.program)
+    layers = {step.output: _layer(step, rewritten.values, tensors, layer) for step in steps if step.conv is not None}
+    following = {
+        step.output: _following(step, tensors, None).rows(rewritten.values[step.output].shape[0])
+        for step in steps
+        if step.conv is None and len(step.ops) > 1
+    }
+    return Prepared(rewritten, tensors, steps, layers, following)
+
+
+def map_size(value: Value) -> tuple[int, int, int]:
+    """(C, H, W); a vector is a map of one pixel."""
+    channels, height, width = (*value.shape, 1, 1)[:3]
+    return channels, height, width
+
+
+def _layer(step: Step, values: Mapping[str, Value], tensors: Mapping[str, Array], layer: MakeLayer) -> BinaryLayer:
+    conv = step.conv
+    assert conv is not None
+    weight = tensors[conv.tensors["weight"]]
+    source = None
+    if step.shuffle is not None:
+        source = np.arange(len(weight)).reshape(step.shuffle.attributes["groups"], -1).T.reshape(-1)
+    following = _following(step, tensors, source)
+    if conv.kind == "binary_linear":
+        # All images lie on top of each other, as one; the kernel covers an image, and the stride leads to the next.
+        channels, height, width = map_size(values[conv.inputs[0]])
+        pm1 = unpack_matrix(weight, channels * height * width)
+        kernel = pack_weights(pm1.reshape(-1, channels, height, width))
+        return layer(kernel, channels=channels, stride=(height, 1), epilogue=following)
+    return layer(
+        weight,
+        channels=conv.attributes["in_channels"],
+        stride=conv.pair("stride"),
+        padding=conv.sides("padding"),
+        dilation=conv.pair("dilation"),
+        groups=conv.attributes["groups"],
+        pad_value=conv.attributes["pad_value"],
+        epilogue=following,
+    )
+
+
+def _following(step: Step, tensors: Mapping[str, Array], source: Array | None) -> Epilogue:
+    """What follows the sums of a step, or the values of a real operation; parameters in the order of `source`."""
+
+    def tensor(op: Op | None, role: str) -> Array | None:
+        return None if op is None or role not in op.tensors else tensors[op.tensors[role]]
+
+    def shuffled(values: Array | None) -> Array | None:
+        return values if values is None or source is None or len(values) == 1 else values[source]
+
+    act = step.activation
+    limits = (-np.inf, np.inf)
+    if act is not None and act.kind == "relu":
+        limits = (0.0, np.inf)
+    elif act is not None and act.kind == "hardtanh":
+        limits = (act.attributes["min"], act.attributes["max"])
+    return Epilogue(
+        scale=tensor(step.conv, "scale"),
+        factor=shuffled(tensor(step.batch_norm, "scale")),
+        shift=shuffled(tensor(step.batch_norm, "shift")),
+        slope=shuffled(tensor(act, "slope")),
+        low=limits[0],
+        high=limits[1],
+        source=source,
+    )
