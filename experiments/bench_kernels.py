@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bnas.errors import check_choice
 from bnas.kernels import reference
-from bnas.kernels.cpu.forms import best_form
+from bnas.kernels.cpu.forms import detail
 from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, Outputs, Plan, Threshold
 from bnas.kernels.cpu.peak import products_per_second
 from bnas.kernels.packing import pack_weights
@@ -71,14 +71,14 @@ def run(
         check_choice("--group", group, GROUPS)
     with on_threads(threads), torch.no_grad():
         here = where()
-        peak = products_per_second(best_form())
+        peak = products_per_second()
         rows = [
             measure(group, shape, batch, rounds, peak)
             for group in groups or GROUPS
             for shape in GROUPS[group]
             for batch in batches or BATCHES
         ]
-    say(f"{here['device']}, {best_form().detail}, {here['threads']} threads, {here['clock']}")
+    say(f"{here['device']}, {detail()}, {here['threads']} threads, {here['clock']}")
     say(f"popcount peak of one thread, measured: {peak / 1e9:.0f} G products a second")
     show(rows)
     if json_file is not None:
@@ -89,8 +89,8 @@ def run(
 def measure(group: str, shape: Shape, batch: int, rounds: int, peak: float) -> Row:
     """Compare, then time."""
     x, w = operands(shape, batch)
-    backend = f"cpu, {best_form().name}"
     packed, exact = packed_layer(shape, x, w)
+    backend = f"cpu, {packed.form.name}"
     if not exact:
         return Row(group, str(shape), batch, backend, exact)
     rivals = {**in_torch(shape, torch.from_numpy(x), torch.from_numpy(w)), **in_int8(shape, x, w)}
@@ -141,7 +141,7 @@ def packed_layer(shape: Shape, x: NDArray[np.float32], w: NDArray[np.float32]) -
     }
     threshold = Threshold(np.zeros(shape.channels, np.float32), np.zeros(shape.channels, np.bool_))
     words = pack_weights(kernels)
-    layer = BinaryLayer(best_form(), words, **options, epilogue=Epilogue(scale=np.full(shape.filters, 0.5, np.float32)))
+    layer = BinaryLayer(None, words, **options, epilogue=Epilogue(scale=np.full(shape.filters, 0.5, np.float32)))
     by_pixel = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     if shape.kernel == 0:
         # A matrix product is one image with a pixel for each row.

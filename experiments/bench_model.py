@@ -20,7 +20,6 @@ from bnas.deploy.ir import Op
 from bnas.deploy.runtime import PackedNetwork
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
-from bnas.kernels.cpu.forms import best_form
 from bnas.kernels.cpu.peak import products_per_second
 from bnas.seeding import torch_generator
 from bnas.space import NetSpec
@@ -48,7 +47,7 @@ def run(path: Path, batches: Sequence[int] | None, threads: int | None, rounds: 
         rows = [row for batch in batches or BATCHES for row in whole(path.name, network, real, batch, rounds)]
         _show(rows)
         _show_parts(network, (batches or BATCHES)[0], rounds)
-        peak = products_per_second(best_form())
+        peak = products_per_second()
         layers = [bench_kernels.measure("layer", shape, 1, rounds, peak) for shape in _shapes(network)]
         bench_kernels.show(layers)
     if json_file is not None:

@@ -66,12 +66,11 @@ def _reference() -> Backend:
 
 def _cpu() -> Backend:
     from bnas.kernels import cpu
-    from bnas.kernels.cpu.forms import best_form
+    from bnas.kernels.cpu.forms import detail
     from bnas.kernels.cpu.layer import BinaryLayer
 
-    form = best_form()
-    kernels = (partial(cpu.conv2d, form), partial(cpu.matmul, form), cpu.threshold_pack)
-    return Backend("cpu", *kernels, form.detail, partial(BinaryLayer, form))
+    kernels = (partial(cpu.conv2d, None), partial(cpu.matmul, None), cpu.threshold_pack)
+    return Backend("cpu", *kernels, detail(), partial(BinaryLayer, None))
 
 
 def _triton() -> Backend:

@@ -17,7 +17,7 @@ from bnas.deploy.ir import Op
 from bnas.deploy.runtime import PackedNetwork
 from bnas.errors import BnasError
 from bnas.kernels import reference
-from bnas.kernels.cpu.forms import all_forms, features
+from bnas.kernels.cpu.forms import POPCOUNT, forms_here
 from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, Outputs, Threshold
 from bnas.kernels.packing import pack_activations, pack_weights
 from bnas.layers import BinaryConv2d, ChannelShuffle, NormBinarize
@@ -233,10 +233,6 @@ def test_several_python_threads_may_call_one_network():
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def forms():
-    return [form for name, form in all_forms().items() if name != "tables" or "avx2" in features()]
-
-
 @st.composite
 def layers(draw):
     groups = draw(st.sampled_from([1, 1, 2, 3]))
@@ -253,7 +249,7 @@ def parity(x, threshold, groups):
     return np.bitwise_xor.reduce(comparisons)
 
 
-@pytest.mark.parametrize("form", forms(), ids=lambda form: form.name)
+@pytest.mark.parametrize("form", forms_here(), ids=lambda form: form.name)
 @settings(deadline=None, max_examples=60)
 @given(layers())
 def test_what_follows_a_convolution_rounds_as_operations_one_by_one(form, layer):
@@ -301,7 +297,7 @@ def test_what_follows_a_convolution_rounds_as_operations_one_by_one(form, layer)
 
 
 def test_a_kernel_says_what_memory_it_does_not_take():
-    layer = BinaryLayer(all_forms()["popcount"], pack_weights(np.ones((2, 8, 1, 1))), channels=8)
+    layer = BinaryLayer(POPCOUNT, pack_weights(np.ones((2, 8, 1, 1))), channels=8)
     x = pack_activations(np.ones((1, 8, 4, 4)))
     with pytest.raises(BnasError, match="the input of a packed kernel must lie pixel by pixel; its strides are"):
         layer.plan(x.transpose(0, 2, 1, 3, 4), Outputs(sums=np.empty((1, 4, 4, 2), np.int32)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bnas.errors import BnasError
 from bnas.kernels import BACKENDS, Backend, cpu, get_backend, reference
-from bnas.kernels.cpu.forms import all_forms, features
+from bnas.kernels.cpu.forms import forms_here
 from bnas.kernels.packing import pack_activations, pack_matrix, pack_weights, unpack_activations
 
 SIZES = (1, 7, 8, 31, 32, 33, 63, 64, 65)
@@ -41,10 +41,9 @@ def here(name):
 
 def inner_loops_of_the_cpu():
     """The CPU back end has several inner loops; those that this processor runs."""
-    for name, form in all_forms().items():
-        if name != "tables" or "avx2" in features():
-            kernels = (partial(cpu.conv2d, form), partial(cpu.matmul, form), cpu.threshold_pack)
-            yield pytest.param(Backend(f"cpu {name}", *kernels), id=f"cpu {name}")
+    for form in forms_here():
+        kernels = (partial(cpu.conv2d, form), partial(cpu.matmul, form), cpu.threshold_pack)
+        yield pytest.param(Backend(f"cpu {form.name}", *kernels), id=f"cpu {form.name}")
 
 
 every_backend = pytest.mark.parametrize("backend", [*map(here, BACKENDS), *inner_loops_of_the_cpu()])

@@ -1,5 +1,6 @@
 """The CPU kernels beyond what every back end promises: threads, machine code, the cache on disk."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from llvmlite import binding, ir
 from numba.core import config
 
 from bnas.errors import BnasError
-from bnas.kernels import get_backend, reference
-from bnas.kernels.cpu import compiled, jit
-from bnas.kernels.cpu.forms import all_forms, best_form, features, form_named
+from bnas.kernels import cpu, get_backend, reference
+from bnas.kernels.cpu import compiled, jit, tables
+from bnas.kernels.cpu.forms import POPCOUNT, TABLES, forms_here, quickest
 from bnas.kernels.cpu.layer import BinaryLayer, Outputs
 from bnas.kernels.cpu.micro import emit_popcount, emit_tables
+from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import pack_activations, pack_weights
 
 
@@ -34,14 +36,15 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def test_threads_do_not_change_the_sums(two_threads, monkeypatch):
+@pytest.mark.parametrize("form", forms_here(), ids=lambda form: form.name)
+def test_threads_do_not_change_the_sums(two_threads, monkeypatch, form):
     monkeypatch.setattr("bnas.kernels.cpu.layer.PRODUCTS_FOR_THREADS", 0)
-    monkeypatch.setattr("bnas.kernels.cpu.layer.COUNTS_BYTES", 2000)
+    monkeypatch.setattr("bnas.kernels.cpu.operands.TASK_BYTES", 600)
     x, w = signs(3, 40, 11, 9), signs(20, 40, 3, 3, seed=1)
     options = {"channels": 40, "padding": (1, 1, 1, 1)}
     words, weights = pack_activations(x), pack_weights(w)
     expected = reference.conv2d(words, weights, **options)
-    layer = BinaryLayer(best_form(), weights, **options)
+    layer = BinaryLayer(form, weights, **options)
     sums = np.empty(expected.shape, np.int32)
     plan = layer.plan(words, Outputs(sums=sums))
     assert plan.tasks > 3
@@ -60,16 +63,44 @@ def test_threads_do_not_change_packed_bits(two_threads, monkeypatch):
     assert np.array_equal(pack(by_pixel, value, flip, 2), expected)
 
 
-def test_the_backend_says_which_inner_loop_runs():
-    assert get_backend("cpu").detail.split(",")[0] == best_form().name
-    assert (best_form().name == "popcount") == ("avx512vpopcntdq" in features() or "avx2" not in features())
+def test_the_backend_says_which_inner_loops_run():
+    assert get_backend("cpu").detail.split(",")[0] == " or ".join(form.name for form in forms_here())
 
 
-def test_tables_need_avx2(monkeypatch):
-    monkeypatch.setattr("bnas.kernels.cpu.forms.features", lambda: frozenset({"sse2"}))
-    with pytest.raises(BnasError, match="the table kernels need a processor with AVX2"):
-        form_named("tables")
-    assert form_named("popcount") is all_forms()["popcount"]
+def chosen(monkeypatch, has, **sizes):
+    """The form that a processor with these features runs."""
+    monkeypatch.setattr("bnas.kernels.cpu.forms.features", lambda: frozenset(has))
+    return quickest(
+        Geometry(**{"images": 1, "height": 8, "width": 8, "kernel": (3, 3), "padding": (1, 1, 1, 1)} | sizes)
+    )
+
+
+def test_each_shape_has_the_form_that_takes_the_fewest_instructions(monkeypatch):
+    wide, grouped = {"channels": 64, "filters": 64}, {"channels": 36, "filters": 36, "groups": 3}
+    a_row = {"channels": 64, "filters": 64, "height": 1, "width": 1, "kernel": (1, 1), "padding": (0, 0, 0, 0)}
+    # Vector popcount: whole words and vectors; small groups fill neither.
+    counts_bits = ("avx2", "avx512vpopcntdq")
+    assert [chosen(monkeypatch, counts_bits, **sizes) for sizes in (wide, grouped, a_row)] == [
+        POPCOUNT,
+        TABLES,
+        POPCOUNT,
+    ]
+    # Without it: look-ups, unless pixels are few.
+    assert [chosen(monkeypatch, ("avx2",), **sizes) for sizes in (wide, grouped, a_row)] == [TABLES, TABLES, POPCOUNT]
+    assert [chosen(monkeypatch, ("sse2",), **sizes) for sizes in (wide, grouped, a_row)] == [POPCOUNT] * 3
+
+
+def test_counts_of_16_bits_are_not_asked_to_hold_more(monkeypatch):
+    longest = {"channels": 65_535, "filters": 64, "kernel": (1, 1), "padding": (0, 0, 0, 0)}
+    assert chosen(monkeypatch, ("avx2",), **longest) is TABLES
+    assert chosen(monkeypatch, ("avx2",), **longest | {"channels": 65_536}) is POPCOUNT
+
+
+@pytest.mark.skipif(TABLES not in forms_here(), reason="needs AVX2")
+def test_sums_of_the_longest_products_that_tables_take():
+    x, w = np.ones((1, 65_535, 1, 3)), -np.ones((2, 65_535, 1, 1))
+    sums = cpu.conv2d(TABLES, pack_activations(x), pack_weights(w), channels=65_535)
+    assert (sums == -65_535).all()
 
 
 def machine_code(emit, tile, cpu):
@@ -78,7 +109,7 @@ def machine_code(emit, tile, cpu):
     binding.initialize_all_asmprinters()
     module = ir.Module()
     module.triple = "x86_64-unknown-linux-gnu"
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 8)
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 7)
     function = ir.Function(module, kind, "inner")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     emit(builder, tile, *function.args)
@@ -96,7 +127,9 @@ def innermost_loop(code, instruction):
     """The lines of the basic block that has most of that instruction."""
     blocks = re.split(r"^\.?L\w+:.*$", code, flags=re.MULTILINE)
     block = max(blocks, key=lambda block: block.count(instruction))
-    return [line.strip() for line in block.splitlines() if line.strip() and not line.strip().startswith(("#", "."))]
+    lines = [line.strip() for line in block.splitlines() if line.strip() and not line.strip().startswith(("#", "."))]
+    # What follows the jump back is no longer the loop.
+    return list(itertools.takewhile(lambda line: not line.startswith("j"), lines))
 
 
 @pytest.mark.parametrize("cpu", ["znver4", "icelake-server"])
@@ -105,21 +138,17 @@ def test_words_are_counted_by_vector_popcount_in_registers(cpu, tile):
     loop = innermost_loop(machine_code(emit_popcount, tile, cpu), "vpopcntd")
     counted = [line for line in loop if line.startswith("vpopcntd")]
     # LLVM may run two steps at once.
-    assert len(counted) % (tile.pixels * tile.blocks) == 0
+    assert len(counted) % (tile.pixels * tile.filters) == 0
     assert counted
     assert all("%zmm" in line for line in counted)
     assert not [line for line in loop if "(%rsp" in line and "zmm" in line]
 
 
-@pytest.mark.parametrize(
-    "tile",
-    [compiled.FIVE_BY_FOUR, compiled.SIX_BY_THREE, compiled.EIGHT_BY_TWO, compiled.EIGHT_BY_ONE, compiled.SINGLE],
-    ids=str,
-)
+@pytest.mark.parametrize("tile", [tables.SIX, tables.FOUR], ids=str)
 def test_tables_are_looked_up_by_byte_shuffles_in_registers(tile):
     loop = innermost_loop(machine_code(emit_tables, tile, "znver3"), "vpshufb")
     shuffles = [line for line in loop if line.startswith("vpshufb")]
-    assert len(shuffles) % (tile.pixels * tile.blocks // 2) == 0
+    assert len(shuffles) % (tile.pixels * tile.filters) == 0
     assert shuffles
     assert not [line for line in loop if "(%rsp" in line and "ymm" in line]
 

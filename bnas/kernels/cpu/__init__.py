@@ -13,7 +13,7 @@ __all__ = ["conv2d", "matmul", "threshold_pack"]
 
 
 def conv2d(
-    form: Form,
+    form: Form | None,
     bits: Words,
     weight_words: Words,
     *,
@@ -43,7 +43,7 @@ def conv2d(
     return sums
 
 
-def matmul(form: Form, a_words: Words, w_words: Words, length: int) -> NDArray[np.int32]:
+def matmul(form: Form | None, a_words: Words, w_words: Words, length: int) -> NDArray[np.int32]:
     """`reference.matmul`: a 1 x 1 convolution of one image with M rows of one pixel."""
     if a_words.shape[1] != w_words.shape[1] or a_words.shape[1] != words_for(length):
         raise BnasError(

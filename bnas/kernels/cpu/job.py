@@ -9,12 +9,18 @@ _FIELDS = (
     # The window: output size, first input row and column, and the input rows and columns that a task reads.
     "out_height", "out_width", "stride_y", "stride_x", "top", "left", "span_y", "in_width", "pad_words",
     # Each task makes this many output rows; each thread has its own scratch memory: operands, counts, two rows.
-    "rows", "scratch", "scratch_bytes", "counts_at", "row_at", "flat_at",
-    # Operands as the inner loop reads them: bytes of a pixel and of a plane (one group); a tile's pixels and segments.
-    "pixel_bytes", "group_bytes", "pixels", "segments", "segment_count", "weights", "weight_group_bytes", "tables",
-    "blocks", "lanes",
-    # base - 2 counts are the sums; base depends on which taps lie outside the image: a class of rows and of columns.
-    "row_class", "column_class", "column_classes", "base", "base_bytes", "source", "filters",
+    "rows", "scratch", "scratch_bytes", "acts_at", "counts_at", "row_at", "flat_at", "lanes",
+    # What both inner loops read: bytes of the operands of a group, weights and their bytes of a group.
+    "group_bytes", "weights", "weight_group_bytes",
+    # `popcount`: bytes of a pixel; a tile's pixels and segments; blocks of 16 filters of a group; the lane of a channel.
+    "pixel_bytes", "pixels", "segments", "segment_count", "blocks", "source",
+    # `tables`: words of a line of pixels and where 4 channels lie in them, in how many groups; planes, and where the
+    # bytes of a step lie in them; tiles of a group; counts before they are turned, and where those of a channel lie.
+    "is_pointwise", "words_at", "bit_groups", "pixel_words", "phase_bytes", "word_bytes", "nibbles", "nibble_at",
+    "kernel_width", "dilation_x", "class_bytes", "plane_bytes", "steps", "step_at", "tables", "sixes", "fours",
+    "sums_at", "group_sums_bytes", "order",
+    # base - 2 counts are the sums; base depends on which taps lie outside the image: the row of base of each output.
+    "has_border", "base_of", "base", "base_bytes", "filters",
     # The output: int32 sums, or real values, or bits, or the last two.
     "wants_sums", "parameters", "parameter_bytes", "added", "added_count", "out", "out_pixel",
     "bits", "bits_groups", "bits_group_channels", "bits_words", "bits_thresholds", "bits_signs", "bits_comparisons",

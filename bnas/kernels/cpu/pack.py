@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 
 from bnas.errors import BnasError
 from bnas.kernels.cpu.compiled import compare_pixel
-from bnas.kernels.cpu.forms import aligned
 from bnas.kernels.cpu.jit import compiled, threads_for
 from bnas.kernels.cpu.layer import Threshold, pixel_bytes
+from bnas.kernels.cpu.operands import aligned
 from bnas.kernels.packing import Words, words_for
 
 # Values below which a second thread costs more than it brings.

@@ -1,5 +1,6 @@
 """What happens around the inner loops, 16 or 32 values at a time: comparisons to bits, and sums to real values."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -7,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bnas.kernels.cpu.micro import I32, I64, LANES, load, plus, pointer, splat
+from bnas.kernels.cpu.micro import BYTES, I8, I16, I32, I64, LANES, load, plus, pointer, splat
 
 F32, BIT = ir.FloatType(), ir.IntType(1)
 WORD = 32
@@ -43,17 +44,26 @@ def _load_first(b: Builder, address: Value, vector: ir.VectorType, count: Value)
 
 
 def _store_first(b: Builder, value: Value, address: Value, count: Value) -> None:
-    """The first `count` lanes at `address`. One by one where there are fewer: masked stores are slow on many processors."""
-    lanes, element = value.type.count, value.type.element
+    """The first `count` of 16 lanes at `address`. Halves where there are fewer: masked stores are slow on many processors."""
+    lanes = value.type.count
     with b.if_else(b.icmp_signed(">=", count, I64(lanes))) as (all_of_them, some):
         with all_of_them:
             b.store(value, pointer(b, address, value.type), align=4)
         with some:
-            kept = cgutils.alloca_once_value(b, value)
-            first = b.ptrtoint(kept, I64)
-            with cgutils.for_range(b, count) as loop:
-                offset = b.mul(loop.index, I64(4))
-                b.store(load(b, b.add(first, offset), element, 4), pointer(b, b.add(address, offset), element), align=4)
+            rest, to = cgutils.alloca_once_value(b, value), cgutils.alloca_once_value(b, address)
+            size = lanes // 2
+            while size:
+                with b.if_then(b.icmp_signed("!=", b.and_(count, I64(size)), I64(0))):
+                    first, here = _lanes(b, b.load(rest), range(size)), b.load(to)
+                    b.store(first, pointer(b, here, first.type), align=4)
+                    b.store(_lanes(b, b.load(rest), [(size + i) % lanes for i in range(lanes)]), rest)
+                    b.store(plus(b, here, 4 * size), to)
+                size //= 2
+
+
+def _lanes(b: Builder, value: Value, which: Iterable[int]) -> Value:
+    mask = list(which)
+    return b.shuffle_vector(value, value.type(ir.Undefined), ir.VectorType(I32, len(mask))(mask))
 
 
 def _low_bits(b: Builder, count: Value) -> Value:
@@ -156,6 +166,49 @@ def follow_real(typing_context, x, parameters, stride, count):  # type: ignore[n
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def put_nibbles(typing_context, words, shift, out):  # type: ignore[no-untyped-def]
+    """Bits shift .. shift + 3 of 32 words, one word's in a byte, at `out`."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        words, shift, out = arguments
+        shifted = b.lshr(load(b, words, ir.VectorType(I32, BYTES), 4), splat(b, b.trunc(shift, I32), BYTES))
+        nibbles = ir.VectorType(I8, BYTES)
+        b.store(b.and_(b.trunc(shifted, nibbles), nibbles([15] * BYTES)), pointer(b, out, nibbles), align=1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+@intrinsic
+def turn_counts(typing_context, sums, order, out, pixel_bytes):  # type: ignore[no-untyped-def]
+    """Counts of 8 filters, int16 of 16 pixels each at sums + order[i], as 16 pixels of 8 int32, `pixel_bytes` apart."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        sums, order, out, pixel_bytes = arguments
+        row = ir.VectorType(I16, 16)
+        rows = [load(b, b.add(sums, load(b, plus(b, order, 8 * i), I64, 8)), row, 32) for i in range(8)]
+        # Each round interleaves the first four rows with the last four, within both halves; after three, lane i of row j
+        # is lane j of row i.
+        for _ in range(3):
+            pairs = [(rows[i], rows[i + 4], start) for i in range(4) for start in (0, 4)]
+            rows = [_interleaved(b, one, other, start) for one, other, start in pairs]
+        for i, filters in enumerate(rows):
+            for half in range(2):
+                counts = b.zext(_lanes(b, filters, range(8 * half, 8 * half + 8)), ir.VectorType(I32, 8))
+                to = b.add(out, b.mul(pixel_bytes, I64(8 * half + i)))
+                b.store(counts, pointer(b, to, counts.type), align=32)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+def _interleaved(b: Builder, one: Value, other: Value, start: int) -> Value:
+    """Lanes start .. start + 3 of both halves of two <16 x i16>, one from each in turn."""
+    mask = [16 * which + half + start + i for half in (0, 8) for i in range(4) for which in (0, 1)]
+    return b.shuffle_vector(one, other, ir.VectorType(I32, 16)(mask))
 
 
 def _peek(kind: ir.Type, numba_type: Any) -> Any:
