@@ -100,6 +100,11 @@ def _macs(module: nn.Module, output: Tensor) -> int:
     return 0
 
 
+def _filters(module: BinaryConv2d | BinaryLinear) -> int:
+    """Filters that run: a scheme may make several of each learned one."""
+    return module.out_channels if isinstance(module, BinaryConv2d) else module.weight.shape[0]
+
+
 def _products(module: nn.Module, as_deployed: bool) -> int:
     """Binary products that the layer is made of; 0 where it is one of real numbers."""
     if not isinstance(module, BinaryConv2d | BinaryLinear):
@@ -116,7 +121,8 @@ def _layer(name: str, module: nn.Module, output: Tensor, as_deployed: bool) -> L
     if isinstance(module, BinaryConv2d | BinaryLinear) and products:
         # One bit a weight for each of its terms, and for each product one float of scale per filter.
         terms = max(module.binarizer.packing.all_terms, 1)
-        bits = terms * module.weight.numel() + products * 32 * module.weight.shape[0]
+        filters = _filters(module)
+        bits = terms * filters * module.weight[0].numel() + products * 32 * filters
     elif isinstance(module, NormBinarize) and (as_deployed or module.binarizer.packing.terms):
         # For each sign a threshold and its direction per channel; the output is one bit an element.
         terms = max(module.binarizer.packing.all_terms, 1)
@@ -152,7 +158,8 @@ def _leaves(model: nn.Module) -> dict[str, nn.Module]:
 def _only_shapes(module: nn.Module) -> None:
     """Binarizing weights and comparing with thresholds takes most of the time without memory, and changes no shape."""
     if type(module) is BinaryConv2d:
-        module.forward = lambda x: module.convolve(x, module.weight)  # type: ignore[method-assign]
+        filters = module.weight.new_empty(_filters(module), *module.weight.shape[1:])
+        module.forward = lambda x: module.convolve(x, filters)  # type: ignore[method-assign]
     elif type(module) is NormBinarize:
         module.forward = lambda x: torch.empty_like(x)  # type: ignore[method-assign]
 

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnas.binary import SCHEMES, Binarizer, make_scheme
 from bnas.binary.anneal import annealed_parts, set_progress
 from bnas.binary.schemes import packing
 from bnas.binary.terms import total
+from bnas.cost import measure
 from bnas.errors import BnasError
 from bnas.layers import BinaryConv2d, BinaryLinear, NormBinarize
 from bnas.layers.products import Operands
@@ -245,3 +246,13 @@ def test_signs_may_be_drawn_in_training_and_are_signs_in_evaluation(name: str, w
 def test_the_first_line_of_a_scheme_says_what_it_is_and_where_from(name: str) -> None:
     first = (SCHEMES[name].__doc__ or "").splitlines()[0]
     assert name in ("real", "binary-activations", "binary-weights") or "20" in first.split("(")[1].split(")")[0]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_cost_counts_every_filter_that_runs(name: str) -> None:
+    scheme = make_scheme(name)
+    model = nn.Sequential(BinaryConv2d(8, 16, 3, scheme, padding=1), nn.BatchNorm2d(16), nn.Flatten(), BinaryLinear(256, 3, scheme))
+    convolution, _, _, linear = measure(model, (8, 4, 4)).layers
+    for layer, module, macs in ((convolution, model[0], 16 * 8 * 9 * 16), (linear, model[3], 3 * 256)):
+        assert layer.macs_real + layer.macs_binary == macs * max(module.products, 1)
+        assert layer.weight_bits >= macs // layer.output_shape[-1] ** (2 * (layer is convolution))
