@@ -251,7 +251,8 @@ def test_the_first_line_of_a_scheme_says_what_it_is_and_where_from(name: str) ->
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_cost_counts_every_filter_that_runs(name: str) -> None:
     scheme = make_scheme(name)
-    model = nn.Sequential(BinaryConv2d(8, 16, 3, scheme, padding=1), nn.BatchNorm2d(16), nn.Flatten(), BinaryLinear(256, 3, scheme))
+    before = BinaryConv2d(8, 16, 3, scheme, padding=1)
+    model = nn.Sequential(before, nn.BatchNorm2d(16), nn.Flatten(), BinaryLinear(256, 3, scheme))
     convolution, _, _, linear = measure(model, (8, 4, 4)).layers
     for layer, module, macs in ((convolution, model[0], 16 * 8 * 9 * 16), (linear, model[3], 3 * 256)):
         assert layer.macs_real + layer.macs_binary == macs * max(module.products, 1)
