@@ -38,6 +38,8 @@ ARGS: dict[str, Mapping[str, Any]] = {
     "fixed": {"networks": ["resnet20", "binary_densenet28"]},
 }
 AUGMENTATION = {"crop_padding": 4, "flip": True, "cutout": 16}
+# They train networks of one genotype, which have all their channels.
+OF_WHOLE_NETWORKS = ("random", "successive_halving")
 # Every kind of round comes within a few rounds; these are no options to search with.
 OPTIONS: dict[str, Mapping[str, Any]] = {
     "darts": {"alpha_warmup": 0.0},
@@ -69,6 +71,7 @@ class Setup:
         size = {"cells": self.cells, "channels": self.channels}
         # Twelve channels a group do not divide all numbers of channels.
         size |= {"groups": self.channels // 2} if self.channels % 12 else {}
+        size |= {"partial_channels": 1} if strategy in OF_WHOLE_NETWORKS else {}
         # Of evolution, half of the rounds train; scoring follows.
         epochs = self.rounds if strategy == "darts" else max(2, self.rounds // 2)
         options = {"epochs": epochs, "round_steps": self.steps, "draw_steps": self.steps}

@@ -1,11 +1,11 @@
 """`bnas bench supernet`: a step of a differentiable search in the plain form of the super-network and in the one that runs.
 
-A step is forward, backward and update of the architecture weights, then of the network's. First logits and the gradients
-of all gates are compared in float64; where they differ there is no time.
+A step is forward, backward and update of the architecture weights, then of the network's. In the plain form every candidate
+normalizes, takes the sign and convolves by itself (`plain_cells`), in torch's own operations (`plain_layers`). First logits
+and the gradients of all gates are compared in float64; where they differ there is no time.
 """
 
 import copy
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,48 +14,26 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from bnas import memory, seeding
 from bnas.errors import check_choice
 from bnas.space import Gates, NetSpec, SearchSpace, Supernet, soft_gates
-from experiments.bench_timing import Call, in_turn, on_threads, ratio_text, where
-from experiments.console import say, table, write_json
+from experiments.bench_forms import PRECISIONS, Row, close, differ, show, timed
+from experiments.bench_timing import on_threads, where
+from experiments.console import say, write_json
 from experiments.plain_cells import plain_forward
-from experiments.plan_phases import process_bytes
+from experiments.plain_layers import plainly
 from search_spaces import make_space
 
 SPACES = ("bnas_gist", "bats", "cp_nas", "bnas_beihang", "darts")
 IMAGE = (3, 32, 32)
 CLASSES = 10
-TOLERANCE = 1e-5
 # The fast form's ratio to the plain form as torch lays it out by default, and where each is to be shown.
 GOALS = {("cpu", "float32"): 1.8, ("cpu", "bfloat16"): 2.6, ("cuda", "float32"): 5.0}
 GOAL_SIZES = (64, 8, 16)
-# What is where in a profile, by a part of the operation's name; the first that fits.
-PARTS = {
-    "convolution, backward": ("convolution_backward",),
-    "convolution, forward": ("mkldnn_convolution", "convolution", "conv2d"),
-    "norms": ("batch_norm",),
-    "pooling": ("pool",),
-}
 KEYS = ("--batch", "--cells", "--channels")
 
 Forward = Callable[[Supernet, Tensor, Gates], Tensor]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One form of one space's super-network; times in milliseconds, memory in bytes over what was held before."""
-
-    space: str
-    form: str
-    precision: str
-    exact: bool
-    ms: float | None = None
-    spread: float | None = None
-    peak: int | None = None
-    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,14 +61,14 @@ def run(spaces: Sequence[str] | None, setup: Setup, threads: int | None, rounds:
     """The command; exit code 1 where a form differs."""
     for name in spaces or ():
         check_choice("space with a super-network of cells", name, SPACES)
-    check_choice("precision", setup.precision, ("float32", "bfloat16"))
+    check_choice("precision", setup.precision, PRECISIONS)
     with on_threads(threads), memory.explaining("bench supernet", KEYS, setup.values()):
         here = where()
         say(f"{here['device']}, {here['threads']} threads, {here['clock']}; {setup}")
         rows: list[Row] = []
         for name in spaces or SPACES:
             rows += measure(name, setup, rounds)
-    _show(rows)
+    show("one step: forward, backward, both updates", rows)
     _show_goals(rows, setup)
     if json_file is not None:
         write_json(json_file, {**here, **asdict(setup), "rows": [asdict(row) for row in rows]})
@@ -103,22 +81,14 @@ def measure(name: str, setup: Setup, rounds: int) -> list[Row]:
     with seeding.borrowed(0, "bench supernet"):
         net = space.supernet(setup.spec(name)).to(setup.device)
     if not _same(space, net):
-        return [Row(name, "fast", setup.precision, exact=False)]
+        return differ(name, "fast")
     last: Any = {"memory_format": torch.channels_last}
-    forms: dict[str, Step] = {
-        "plain, NCHW": Step(space, copy.deepcopy(net), plain_forward, setup, {}),
-        "plain, NHWC": Step(space, copy.deepcopy(net).to(**last), plain_forward, setup, last),
+    forms = {
+        "plain, NCHW": Step(space, plainly(net), plain_forward, setup, {}),
+        "plain, NHWC": Step(space, plainly(net).to(**last), plain_forward, setup, last),
         "fast": Step(space, net.to(**last), lambda net, x, gates: net(x, gates), setup, last),
     }
-    peaks = {form: _peak(step, setup.device) for form, step in forms.items()}
-    times = in_turn(forms, rounds)
-    slowest = times["plain, NCHW"].us
-    rows = [
-        Row(name, form, setup.precision, True, its.us / 1e3, its.spread / 1e3, peaks[form], slowest / its.us)
-        for form, its in times.items()
-    ]
-    _show_parts(name, forms["fast"])
-    return rows
+    return timed(name, forms, rounds, setup.device)
 
 
 class Step:
@@ -163,9 +133,12 @@ def _same(space: SearchSpace, net: Supernet) -> bool:
     generator = seeding.torch_generator(0, "bench supernet", "check")
     x = torch.randn((2, *IMAGE), generator=generator, dtype=torch.float64)
     found = []
-    forms: tuple[Forward, ...] = (plain_forward, lambda net, x, gates: net(x, gates))
-    for forward in forms:
-        twin = copy.deepcopy(net).cpu().double().train()
+    whole = copy.deepcopy(net).cpu().double().train()
+    forms: tuple[tuple[Supernet, Forward], ...] = (
+        (plainly(whole), plain_forward),
+        (whole, lambda net, x, gates: net(x, gates)),
+    )
+    for twin, forward in forms:
         gates = {
             d.name: torch.full((len(d.choices),), 1 / len(d.choices), dtype=torch.float64, requires_grad=True)
             for d in space.decisions
@@ -173,66 +146,14 @@ def _same(space: SearchSpace, net: Supernet) -> bool:
         logits = forward(twin, x, soft_gates(space.decisions, gates))
         gradients = torch.autograd.grad(logits.square().sum(), list(gates.values()))
         found.append([logits.detach(), *gradients])
-    return all(
-        bool((a - b).abs().max() <= TOLERANCE * a.abs().max().clamp_min(1e-12)) for a, b in zip(*found, strict=True)
-    )
-
-
-def _peak(step: Call, device: str) -> int | None:
-    """The most memory that a step holds beyond what is held before it; None where the system does not tell."""
-    # The first one takes what stays: averages of the optimizers.
-    step()
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        # glibc gives back what the forms before left free; 5 sets the process's peak to what it holds now.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return None
-    before = process_bytes("VmRSS")
-    step()
-    return max(0, process_bytes("VmHWM") - before)
-
-
-def _show(rows: Sequence[Row]) -> None:
-    table(
-        "\none step: forward, backward, both updates",
-        ("space", "form", "ms", "peak memory", "times as quick as plain, NCHW"),
-        [
-            (
-                row.space,
-                row.form,
-                "results differ" if row.ms is None or row.spread is None else f"{row.ms:.0f} ± {row.spread:.0f}",
-                "-" if row.peak is None else f"{row.peak / 2**20:.0f} MiB",
-                ratio_text(row.ratio),
-            )
-            for row in rows
-        ],
-    )
+    return all(close(a, b) for a, b in zip(*found, strict=True))
 
 
 def _show_goals(rows: Sequence[Row], setup: Setup) -> None:
-    best = [row.ratio for row in rows if row.form == "fast" and row.space == "bnas_gist" and row.ratio is not None]
+    best = [row.ratio for row in rows if row.form == "fast" and row.network == "bnas_gist" and row.ratio is not None]
     sizes = (setup.batch, setup.cells, setup.channels)
     for (device, precision), goal in GOALS.items():
         reached = "not measured"
         if best and (device, precision) == (setup.device, setup.precision):
             reached = f"{best[0]:.2f}x" if sizes == GOAL_SIZES else f"not measured at these sizes; {best[0]:.2f}x here"
         say(f"goal for bnas_gist on {device}, {precision}, batch 64, 8 cells, 16 channels: {goal}x; {reached}")
-
-
-def _show_parts(name: str, step: Call) -> None:
-    """Where the time of the fast form goes, by kinds of operations."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        step()
-    spent: dict[str, float] = {}
-    for event in found.key_averages():
-        part = next((part for part, words in PARTS.items() if any(word in event.key for word in words)), "the rest")
-        spent[part] = spent.get(part, 0.0) + event.self_cpu_time_total
-    total = sum(spent.values())
-    shares = ", ".join(f"{part} {100 * s / total:.0f} %" for part, s in sorted(spent.items(), key=lambda e: -e[1]))
-    say(f"{name}, where the time of the fast form goes: {shares}")

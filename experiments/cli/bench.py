@@ -104,14 +104,36 @@ def supernet(
 
 
 @bench.command()
+def train(
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain.")] = 20,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the first cells' nodes.")] = 36,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16: under autocast.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Threads = None,
+    rounds: Rounds = 9,
+    json_file: JsonFile = None,
+) -> None:
+    """A step of a retraining of a `bats` network as it runs, against the same network written plainly.
+
+    Example: [bold]bnas bench train --batch 8 --rounds 5 --threads 1[/bold]
+    """
+    from experiments import bench_train
+    from experiments.config import resolve_device
+
+    setup = bench_train.Setup(batch, cells, channels, precision, resolve_device(device).type)
+    raise typer.Exit(bench_train.run(setup, threads, rounds, json_file))
+
+
+@bench.command()
 def search(
     strategy: Annotated[list[str] | None, typer.Option(help="A strategy; repeatable. Default: all of them.")] = None,
     space: Annotated[list[str] | None, typer.Option(help="A space; repeatable. Default: all of them.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
     cells: Annotated[int, typer.Option(min=3, help="Cells in the chain, where a space has one.")] = 3,
     channels: Annotated[int, typer.Option(min=1, help="Channels of a network's narrowest part.")] = 8,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of a round.")] = 4,
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each search; the first is not timed.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of a round.")] = 3,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each search; the first is not timed.")] = 3,
     data: Annotated[str | None, typer.Option(help="A data set instead of noise of 32 x 32 pixels.")] = None,
     path: Annotated[str | None, typer.Option(help="Where that data set lies.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

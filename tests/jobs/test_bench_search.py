@@ -15,8 +15,11 @@ from bnas.history import History
 from bnas.space import SearchSpace
 from bnas.stopwatch import BOOKKEEPING, DATA, NETWORK, OPTIMIZER, PARTS, Stopwatch, part
 from experiments import bench_search
+from experiments.assembly import make_strategy
 from experiments.bench_search import Row, Setup, measure
 from experiments.cli import app
+from search_spaces import SPACES
+from strategies import STRATEGIES
 
 SETUP = Setup(batch=2, cells=3, channels=8, steps=2, rounds=3, device="cpu")
 
@@ -78,6 +81,15 @@ def test_steps_on_the_gates_count_where_they_belong(
     clock = Clock()
     monkeypatch.setattr(owner, what, clock.slowed(getattr(owner, what)))
     assert row(clock, "darts", "group_mobilenet").shares == {each: float(each == name) for each in PARTS}
+
+
+def test_every_pair_is_a_job_and_built_networks_have_all_their_channels() -> None:
+    for strategy in STRATEGIES:
+        for space in SPACES:
+            SETUP.job(strategy, space, None, None)
+    for strategy in ("random", "successive_halving"):
+        found = make_strategy(SETUP.job(strategy, "bnas_beihang", None, None), SETUP.images(), torch.device("cpu"))
+        assert found.rounds_total > 1
 
 
 def test_the_command_prints_and_writes_every_pair(tmp_path: Path) -> None:

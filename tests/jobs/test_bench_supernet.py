@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from experiments import bench_supernet
+from experiments import bench_forms, bench_supernet
 from experiments.cli import app
 
 SMALL = ["--space", "bnas_gist", "--batch", "2", "--cells", "3", "--channels", "2", "--rounds", "3", "--threads", "1"]
@@ -33,7 +33,7 @@ def test_each_form_has_a_row_and_each_goal_a_line(monkeypatch: pytest.MonkeyPatc
         calls.extend(candidates)
         return {name: Timing(2e5 / (1 + index), 1e3) for index, name in enumerate(candidates)}
 
-    monkeypatch.setattr(bench_supernet, "in_turn", in_turn)
+    monkeypatch.setattr(bench_forms, "in_turn", in_turn)
     result = run()
     assert result.exit_code == 0, result.output
     assert calls == ["plain, NCHW", "plain, NHWC", "fast"]
