@@ -126,8 +126,8 @@ def finish(j, n, start, pixels, counts, row, flat):  # type: ignore[no-untyped-d
             out = real_row
         for o in range(0, j.filters, 16):
             store_real(
-                here + 4 * o, base + 4 * o, j.parameters + 4 * o, j.parameter_bytes, j.added, j.added_count, p,
-                4 * o, out + 4 * o, j.filters - o,
+                here + 4 * o, base + 4 * o, j.parameters + 4 * o, j.parameter_bytes, j.follows, j.added,
+                j.added_count, p, 4 * o, out + 4 * o, j.filters - o,
             )  # fmt: skip
         if j.bits:
             compare_pixel(

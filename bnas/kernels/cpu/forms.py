@@ -136,8 +136,8 @@ class Tables(Form):
         group, place = np.divmod(source, g.group_filters)
         order = np.zeros(lanes, dtype=np.int64)
         order[: g.filters] = 2 * tables.PIXELS * (group * _filters_counted(g) + place)
-        # Real values are compared without a look at groups where these begin at whole steps.
-        bit_groups = 1 if is_real and g.group_channels % 4 == 0 else g.groups
+        # Real values are compared without a look at groups.
+        bit_groups = 1 if is_real else g.groups
         pixel_words = bit_groups * words_for(g.channels // bit_groups)
         pixels = rows * width if pointwise else columns_read(g)
         phase_bytes = 4 * (-(-pixels // g.stride[1]) + BYTES)
@@ -146,7 +146,6 @@ class Tables(Form):
             "rows": rows,
             "pad_words": pad_words(g, bit_groups),
             "is_pointwise": int(pointwise),
-            "bit_groups": bit_groups,
             "pixel_words": pixel_words,
             "phase_bytes": phase_bytes,
             "word_bytes": phase_bytes * g.stride[1],
@@ -174,7 +173,7 @@ class Tables(Form):
             "counts_at": 4 * lanes * tables.PIXELS,
             "words_at": pixel_words * phase_bytes * g.stride[1],
         }
-        return Operands(fields, {**scratch, **rows_of_pixel(g, pixel_words)})
+        return Operands(fields, {**scratch, **rows_of_pixel(g, 0)})
 
 
 def _tiled(padded: Array, sizes: list[int]) -> Array:
@@ -213,10 +212,16 @@ def _filters_counted(g: Geometry) -> int:
 
 
 def _nibble_at(g: Geometry, bit_groups: int, word_bytes: int) -> Array:
-    """Where 4 channels lie in the words of a line: bytes of the word, shift; int64 [groups x nibbles, 2]."""
+    """Where 4 channels lie in the words of a line, int64 [groups x nibbles, 4].
+
+    Bytes of the word; bit; which of 4 bits are channels of the group; by how much those of the next word move, or 0.
+    """
     group, place = np.divmod(np.arange(g.groups * _nibbles(g)), _nibbles(g))
-    bit = 4 * place + (group * g.group_channels if bit_groups == 1 else group * WORD_BITS * g.words)
-    return np.stack([bit // WORD_BITS * word_bytes, bit % WORD_BITS], axis=1)
+    bit = 4 * place + group * (g.group_channels if bit_groups == 1 else WORD_BITS * g.words)
+    word, shift = np.divmod(bit, WORD_BITS)
+    length = np.minimum(4, g.group_channels - 4 * place)
+    back = np.where(shift + length > WORD_BITS, WORD_BITS - shift, 0)
+    return np.stack([word * word_bytes, shift, (1 << length) - 1, back], axis=1)
 
 
 def _step_at(g: Geometry, plane_bytes: int, class_bytes: int, row_bytes: int) -> Array:

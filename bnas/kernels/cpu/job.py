@@ -14,15 +14,15 @@ _FIELDS = (
     "group_bytes", "weights", "weight_group_bytes",
     # `popcount`: bytes of a pixel; a tile's pixels and segments; blocks of 16 filters of a group; the lane of a channel.
     "pixel_bytes", "pixels", "segments", "segment_count", "blocks", "source",
-    # `tables`: words of a line of pixels and where 4 channels lie in them, in how many groups; planes, and where the
-    # bytes of a step lie in them; tiles of a group; counts before they are turned, and where those of a channel lie.
-    "is_pointwise", "words_at", "bit_groups", "pixel_words", "phase_bytes", "word_bytes", "nibbles", "nibble_at",
+    # `tables`: words of a line of pixels and where 4 channels lie in them; planes, and where the bytes of a step lie in
+    # them; tiles of a group; counts before they are turned, and where those of a channel lie.
+    "is_pointwise", "words_at", "pixel_words", "phase_bytes", "word_bytes", "nibbles", "nibble_at",
     "kernel_width", "dilation_x", "class_bytes", "plane_bytes", "steps", "step_at", "tables", "sixes", "fours",
     "sums_at", "group_sums_bytes", "order",
     # base - 2 counts are the sums; base depends on which taps lie outside the image: the row of base of each output.
     "has_border", "base_of", "base", "base_bytes", "filters",
     # The output: int32 sums, or real values, or bits, or the last two.
-    "wants_sums", "parameters", "parameter_bytes", "added", "added_count", "out", "out_pixel",
+    "wants_sums", "parameters", "parameter_bytes", "follows", "added", "added_count", "out", "out_pixel",
     "bits", "bits_groups", "bits_group_channels", "bits_words", "bits_thresholds", "bits_signs", "bits_comparisons",
     "bits_threshold_bytes",
 )  # fmt: skip

@@ -62,6 +62,12 @@ class Epilogue:
     high: float = np.inf
     source: Array | None = None
 
+    @property
+    def follows(self) -> int:
+        """Whether anything comes between the scale and what is added."""
+        given = (self.factor, self.shift, self.slope)
+        return int(any(value is not None for value in given) or (self.low, self.high) != (-np.inf, np.inf))
+
     def rows(self, channels: int) -> Array:
         """float32 [6, channels filled up to 16]: a row for each step, what changes nothing where it is left out."""
         scale = None if self.scale is None else self.scale[slice(None) if self.source is None else self.source]
@@ -242,7 +248,7 @@ class BinaryLayer:
         put(wants_sums=int(outputs.sums is not None), out=out)
         if out is not None:
             put(out_pixel=_pixel_bytes(out, "the output"))
-        put(parameters=self._parameters, parameter_bytes=self._parameters.strides[0])
+        put(parameters=self._parameters, parameter_bytes=self._parameters.strides[0], follows=self.epilogue.follows)
         if outputs.bits is not None and outputs.bits_threshold is not None:
             values, signs = outputs.bits_threshold.rows()
             bits_groups, bits_words = outputs.bits.shape[3:]

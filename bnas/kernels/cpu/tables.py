@@ -6,10 +6,11 @@ of the kernel sees; in it, the taps of that column are rows apart. So every tap 
 
 from numba import get_thread_id, prange
 
-from bnas.kernels.cpu.compiled import compare_pixel, finish, task_of
+from bnas.kernels.cpu.compiled import finish, task_of
 from bnas.kernels.cpu.jit import compiled
 from bnas.kernels.cpu.micro import BYTES, STEPS_AT_ONCE, Tile, emit_tables, inner_loop
-from bnas.kernels.cpu.vectors import number_at, put_nibbles, put_word, turn_counts, word_at
+from bnas.kernels.cpu.turned import compare_line, put_8_nibbles, put_16_nibbles, put_32_nibbles, turn_counts
+from bnas.kernels.cpu.vectors import number_at, put_word, word_at
 
 # Tiles whose sums and pixels fit 16 vector registers.
 SIX, FOUR = Tile(2, 6), Tile(2, 4)
@@ -19,30 +20,40 @@ _six, _four = inner_loop(SIX, emit_tables), inner_loop(FOUR, emit_tables)
 
 
 @compiled()
-def _line_of_words(j, at, inside, pixels, words, flat):  # type: ignore[no-untyped-def]
-    """Bits of `pixels` pixels in a line, the first at `at`, word by word: at `words`, [words][stride_x][pixels].
+def _line_of_words(j, at, inside, pixels, words):  # type: ignore[no-untyped-def]
+    """Bits of `pixels` pixels in a line, the image's first at `at`, word by word: at `words`, [words][stride_x][pixels].
 
     What is left of the image, right of it, or all of it where the line is not `inside`, is filled in.
     """
-    here = flat + 4 * (j.channels // 32 + 2)
+    first, end = 0, 0
+    if inside and j.is_pointwise:
+        end = pixels
+    elif inside:
+        first, end = min(pixels, max(0, j.left)), max(0, min(pixels, j.left + j.width))
     for column in range(pixels):
-        x = column - j.left
-        pixel = at + x * j.x_pixel
-        if not (inside and (j.is_pointwise or 0 <= x < j.width)):
-            pixel = j.pad_words
-        elif j.x_is_real:
-            compare_pixel(
-                pixel, j.channels, j.thresholds, j.signs, j.comparisons, j.threshold_bytes, flat, j.bit_groups,
-                j.channels // j.bit_groups, j.pixel_words // j.bit_groups, here,
-            )  # fmt: skip
-            pixel = here
+        if first <= column < end and j.x_is_real:
+            continue
+        pixel = j.pad_words
+        if first <= column < end:
+            pixel = at + (column - j.left) * j.x_pixel
         to = words + column % j.stride_x * j.phase_bytes + 4 * (column // j.stride_x)
         for w in range(j.pixel_words):
             put_word(to + w * j.word_bytes, word_at(pixel + 4 * w))
+    if j.x_is_real:
+        for column in range(first, min(end, first + j.stride_x)):
+            to = words + column % j.stride_x * j.phase_bytes + 4 * (column // j.stride_x)
+            some = (end - column + j.stride_x - 1) // j.stride_x
+            for w in range(j.pixel_words):
+                for k in range(j.comparisons):
+                    compare_line(
+                        at + (column - j.left) * j.x_pixel + 128 * w, j.stride_x * j.x_pixel, some,
+                        j.thresholds + k * j.threshold_bytes + 128 * w, j.signs + 128 * w, j.channels - 32 * w,
+                        -1 if k else 0, to + w * j.word_bytes,
+                    )  # fmt: skip
 
 
 @compiled()
-def _fill(j, n, y0, rows, acts, words, flat):  # type: ignore[no-untyped-def]
+def _fill(j, n, y0, rows, acts, words):  # type: ignore[no-untyped-def]
     """The planes of output rows y0 .. y0 + rows at `acts`, a plane for each 4 channels and column of the kernel."""
     lines, length, pixels = (rows - 1) * j.stride_y + j.span_y, j.out_width, j.in_width
     if j.is_pointwise:
@@ -50,19 +61,23 @@ def _fill(j, n, y0, rows, acts, words, flat):  # type: ignore[no-untyped-def]
         lines, length, pixels = 1, rows * j.out_width, rows * j.out_width
     for line in range(lines):
         y = y0 * j.stride_y + line - j.top
-        at = j.x + (n * j.height + y) * j.width * j.x_pixel
-        _line_of_words(j, at, 0 <= y < j.height, pixels, words, flat)
-        # The 32 bytes that are written at a time may reach into the next row, which is written later.
+        _line_of_words(j, j.x + (n * j.height + y) * j.width * j.x_pixel, 0 <= y < j.height, pixels, words)
         row = acts + line % j.stride_y * j.class_bytes + line // j.stride_y * j.out_width
         for nibble in range(j.nibbles):
-            of_word = words + number_at(j.nibble_at + 16 * nibble)
-            shift = number_at(j.nibble_at + 16 * nibble + 8)
+            about = j.nibble_at + 32 * nibble
+            shift, mask, back = number_at(about + 8), number_at(about + 16), number_at(about + 24)
             for kx in range(j.kernel_width):
                 column = kx * j.dilation_x
-                source = of_word + column % j.stride_x * j.phase_bytes + 4 * (column // j.stride_x)
+                of = words + number_at(about) + column % j.stride_x * j.phase_bytes + 4 * (column // j.stride_x)
                 to = row + (nibble * j.kernel_width + kx) * j.plane_bytes
-                for x in range(0, length, BYTES):
-                    put_nibbles(source + 4 * x, shift, to + x)
+                # The bytes written at a time may reach into the next row, which is written later.
+                if length <= 8:
+                    put_8_nibbles(of, shift, mask, of + j.word_bytes, back, to)
+                elif length <= 16:
+                    put_16_nibbles(of, shift, mask, of + j.word_bytes, back, to)
+                else:
+                    for x in range(0, length, BYTES):
+                        put_32_nibbles(of + 4 * x, shift, mask, of + j.word_bytes + 4 * x, back, to + x)
 
 
 @compiled()
@@ -86,7 +101,7 @@ def _run(j, task, thread):  # type: ignore[no-untyped-def]
     n, y0, rows, scratch = task_of(j, task, thread)
     acts, sums, counts = scratch + j.acts_at, scratch + j.sums_at, scratch + j.counts_at
     row, flat = scratch + j.row_at, scratch + j.flat_at
-    _fill(j, n, y0, rows, acts, scratch + j.words_at, flat)
+    _fill(j, n, y0, rows, acts, scratch + j.words_at)
     pixels = rows * j.out_width
     for first in range(0, pixels, PIXELS):
         _count(j, acts + first, sums)

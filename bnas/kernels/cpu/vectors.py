@@ -8,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bnas.kernels.cpu.micro import BYTES, I8, I16, I32, I64, LANES, load, plus, pointer, splat
+from bnas.kernels.cpu.micro import I32, I64, LANES, load, plus, pointer, splat
 
 F32, BIT = ir.FloatType(), ir.IntType(1)
 WORD = 32
@@ -17,13 +17,13 @@ Builder = Any
 Value = Any
 
 
-def _first(b: Builder, count: Value, lanes: int) -> Value:
+def first_lanes(b: Builder, count: Value, lanes: int) -> Value:
     """A mask of the first `count` lanes."""
     numbers = ir.VectorType(I32, lanes)(list(range(lanes)))
     return b.icmp_signed("<", numbers, splat(b, b.trunc(count, I32), lanes))
 
 
-def _masked_load(b: Builder, address: Value, vector: ir.VectorType, mask: Value) -> Value:
+def masked_load(b: Builder, address: Value, vector: ir.VectorType, mask: Value) -> Value:
     to = vector.as_pointer()
     name = f"llvm.masked.load.v{vector.count}{'f32' if vector.element == F32 else 'i32'}.p0"
     kind = ir.FunctionType(vector, [to, I32, mask.type, vector])
@@ -39,7 +39,7 @@ def _load_first(b: Builder, address: Value, vector: ir.VectorType, count: Value)
         with all_of_them:
             b.store(load(b, address, vector, 4), result)
         with some:
-            b.store(_masked_load(b, address, vector, _first(b, count, vector.count)), result)
+            b.store(masked_load(b, address, vector, first_lanes(b, count, vector.count)), result)
     return b.load(result)
 
 
@@ -54,14 +54,14 @@ def _store_first(b: Builder, value: Value, address: Value, count: Value) -> None
             size = lanes // 2
             while size:
                 with b.if_then(b.icmp_signed("!=", b.and_(count, I64(size)), I64(0))):
-                    first, here = _lanes(b, b.load(rest), range(size)), b.load(to)
+                    first, here = lanes_of(b, b.load(rest), range(size)), b.load(to)
                     b.store(first, pointer(b, here, first.type), align=4)
-                    b.store(_lanes(b, b.load(rest), [(size + i) % lanes for i in range(lanes)]), rest)
+                    b.store(lanes_of(b, b.load(rest), [(size + i) % lanes for i in range(lanes)]), rest)
                     b.store(plus(b, here, 4 * size), to)
                 size //= 2
 
 
-def _lanes(b: Builder, value: Value, which: Iterable[int]) -> Value:
+def lanes_of(b: Builder, value: Value, which: Iterable[int]) -> Value:
     mask = list(which)
     return b.shuffle_vector(value, value.type(ir.Undefined), ir.VectorType(I32, len(mask))(mask))
 
@@ -127,22 +127,24 @@ def _rows(b: Builder, address: Value, stride: Value, vector: ir.VectorType, coun
 
 @intrinsic
 def store_real(  # type: ignore[no-untyped-def]
-    typing_context, counts, base, parameters, stride, added, added_count, pixel, offset, out, count
+    typing_context, counts, base, parameters, stride, follows, added, added_count, pixel, offset, out, count
 ):
     """The first `count` of 16 float32 at `out`: what follows a binary convolution, in the order of the operations.
 
     v = (base - 2 counts) * scale; v = v * factor + shift; v = v if v > 0 else v * slope; v limited to [low, high];
     v + first + second + ... The six rows of parameters lie `stride` bytes apart. Each step rounds by itself, as it does
-    where the operations run one by one; one that is not there has the parameters that change nothing. `added`:
+    where the operations run one by one; one that is not there has the parameters that change nothing, and `follows` is 0
+    where there is none between the scale and what is added. `added`:
     `added_count` pairs of int64, where a map lies and bytes of its pixels; the values at `pixel`, from byte `offset` on.
     """
 
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
-        counts, base, parameters, stride, added, added_count, pixel, offset, out, count = arguments
+        counts, base, parameters, stride, follows, added, added_count, pixel, offset, out, count = arguments
         floats = ir.VectorType(F32, LANES)
         scale, *rest = _rows(b, parameters, stride, floats, 6)
-        value = _followed(b, b.fmul(b.sitofp(_sums(b, counts, base), floats), scale), rest)
-        result = cgutils.alloca_once_value(b, value)
+        result = cgutils.alloca_once_value(b, b.fmul(b.sitofp(_sums(b, counts, base), floats), scale))
+        with b.if_then(b.icmp_signed("!=", follows, I64(0))):
+            b.store(_followed(b, b.load(result), rest), result)
         with cgutils.for_range(b, added_count) as loop:
             pair = b.add(added, b.mul(loop.index, I64(16)))
             start, step = load(b, pair, I64, 8), load(b, plus(b, pair, 8), I64, 8)
@@ -151,7 +153,7 @@ def store_real(  # type: ignore[no-untyped-def]
         _store_first(b, b.load(result), out, count)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), generate
+    return types.void(*[types.int64] * 11), generate
 
 
 @intrinsic
@@ -166,49 +168,6 @@ def follow_real(typing_context, x, parameters, stride, count):  # type: ignore[n
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
-
-
-@intrinsic
-def put_nibbles(typing_context, words, shift, out):  # type: ignore[no-untyped-def]
-    """Bits shift .. shift + 3 of 32 words, one word's in a byte, at `out`."""
-
-    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
-        words, shift, out = arguments
-        shifted = b.lshr(load(b, words, ir.VectorType(I32, BYTES), 4), splat(b, b.trunc(shift, I32), BYTES))
-        nibbles = ir.VectorType(I8, BYTES)
-        b.store(b.and_(b.trunc(shifted, nibbles), nibbles([15] * BYTES)), pointer(b, out, nibbles), align=1)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), generate
-
-
-@intrinsic
-def turn_counts(typing_context, sums, order, out, pixel_bytes):  # type: ignore[no-untyped-def]
-    """Counts of 8 filters, int16 of 16 pixels each at sums + order[i], as 16 pixels of 8 int32, `pixel_bytes` apart."""
-
-    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
-        sums, order, out, pixel_bytes = arguments
-        row = ir.VectorType(I16, 16)
-        rows = [load(b, b.add(sums, load(b, plus(b, order, 8 * i), I64, 8)), row, 32) for i in range(8)]
-        # Each round interleaves the first four rows with the last four, within both halves; after three, lane i of row j
-        # is lane j of row i.
-        for _ in range(3):
-            pairs = [(rows[i], rows[i + 4], start) for i in range(4) for start in (0, 4)]
-            rows = [_interleaved(b, one, other, start) for one, other, start in pairs]
-        for i, filters in enumerate(rows):
-            for half in range(2):
-                counts = b.zext(_lanes(b, filters, range(8 * half, 8 * half + 8)), ir.VectorType(I32, 8))
-                to = b.add(out, b.mul(pixel_bytes, I64(8 * half + i)))
-                b.store(counts, pointer(b, to, counts.type), align=32)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), generate
-
-
-def _interleaved(b: Builder, one: Value, other: Value, start: int) -> Value:
-    """Lanes start .. start + 3 of both halves of two <16 x i16>, one from each in turn."""
-    mask = [16 * which + half + start + i for half in (0, 8) for i in range(4) for which in (0, 1)]
-    return b.shuffle_vector(one, other, ir.VectorType(I32, 16)(mask))
 
 
 def _peek(kind: ir.Type, numba_type: Any) -> Any:
