@@ -10,6 +10,7 @@ from bnas.deploy.file import Packed
 from bnas.deploy.pack import export
 from bnas.space import NetSpec
 from search_spaces.bats import Bats
+from search_spaces.fixed import DECISION, Fixed
 from search_spaces.widths import Widths
 
 
@@ -28,14 +29,26 @@ def _bats20(scheme: str) -> tuple[nn.Module, NetSpec]:
     return space.build(space.random(np.random.default_rng(0)), spec), spec
 
 
-NETWORKS: Mapping[str, Callable[[str], tuple[nn.Module, NetSpec]]] = {"birealnet18": _birealnet18, "bats20": _bats20}
+def _vgg_small(scheme: str) -> tuple[nn.Module, NetSpec]:
+    """VGG-small (Zhang et al. 2018, arXiv 1807.10029), whose pools stand in front of signs."""
+    space = Fixed()
+    spec = NetSpec((3, 32, 32), 10, scheme)
+    return space.build(space.genotype({DECISION: "vgg_small"}), spec), spec
+
+
+# The builder, and the scheme of the packed network.
+NETWORKS: Mapping[str, tuple[Callable[[str], tuple[nn.Module, NetSpec]], str]] = {
+    "birealnet18": (_birealnet18, "bireal"),
+    "bats20": (_bats20, "bats"),
+    "vgg_small": (_vgg_small, "xnor"),
+}
 
 
 def make(name: str) -> tuple[Packed, nn.Module]:
-    """The packed network under the scheme `bireal` or `bats`, and the real-valued one, in evaluation; seed 0."""
-    build = NETWORKS[name]
+    """The packed network under its scheme, and the real-valued one, in evaluation; seed 0."""
+    build, scheme = NETWORKS[name]
     with seeding.borrowed(0, "bench"):
-        binary, spec = build("bireal" if name == "birealnet18" else "bats")
+        binary, spec = build(scheme)
         real, _ = build("real")
     channels = spec.input_shape[0]
     classes = tuple(str(number) for number in range(spec.num_classes))

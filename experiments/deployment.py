@@ -44,6 +44,11 @@ def load_packed(path: Path) -> PackedNetwork:
 
 def export_packed(path: Path, to: Path | None = None) -> tuple[Path, file.Packed]:
     """Pack the retrained network that `path` names into `to`, by default model.bnas beside its checkpoint."""
+    if is_packed_file(path) and path.is_file():
+        raise BnasError(
+            f"{path} is packed already: --to c and --to onnx write it in other forms; "
+            f"to pack anew, name the checkpoint or its folder"
+        )
     files = find_trained(path)
     packed = pack(files)
     target = to or files.packed

@@ -16,11 +16,7 @@ PIXELS_AT_ONCE = 4096
 
 def matmul(a_words: Words, w_words: Words, length: int) -> NDArray[np.int32]:
     """Packed [M, W] times packed [O, W] over K = `length` elements: int32 accumulators [M, O]."""
-    if a_words.shape[1] != w_words.shape[1] or a_words.shape[1] != words_for(length):
-        raise BnasError(
-            f"a product over {length} elements needs rows of {words_for(length)} words; "
-            f"the inputs have {a_words.shape[1]}, the weights {w_words.shape[1]}"
-        )
+    check_matmul(a_words, w_words, length)
     rows, filters = len(a_words), len(w_words)
     weights = _as_long_words(w_words.T).reshape(-1, 1, filters)
     accumulators = np.empty((rows, filters), dtype=np.int32)
@@ -81,6 +77,7 @@ def threshold_pack(
 
     The bit is x >= value, where `flip` is set x <= value; so a tie is always +1, and a NaN -1.
     """
+    check_threshold(x, value, flip, groups)
     t, flipped = value[:, None, None], flip[:, None, None]
     return pack_channels(np.where(flipped, x <= t, x >= t), groups)
 
@@ -105,7 +102,41 @@ def conv2d_size(
     return (padded[0] - spans[0]) // stride[0] + 1, (padded[1] - spans[1]) // stride[1] + 1
 
 
+def check_matmul(a_words: Words, w_words: Words, length: int) -> None:
+    """`BnasError` for operands that `matmul` does not take."""
+    _check_words(a_words, "[M, words]", w_words, "[O, words]")
+    if a_words.shape[1] != w_words.shape[1] or a_words.shape[1] != words_for(length):
+        raise BnasError(
+            f"a product over {length} elements needs rows of {words_for(length)} words; "
+            f"the inputs have {a_words.shape[1]}, the weights {w_words.shape[1]}"
+        )
+
+
+def check_threshold(x: NDArray[np.float32], value: NDArray[np.float32], flip: NDArray[np.bool_], groups: int) -> None:
+    """`BnasError` for operands that `threshold_pack` does not take."""
+    if x.ndim != 4 or x.dtype != np.float32:
+        raise BnasError(f"activations to pack are float32 [N, C, H, W]; found {x.dtype} {list(x.shape)}")
+    channels = x.shape[1]
+    as_many = value.shape == flip.shape == (channels,)
+    if not as_many or value.dtype != np.float32 or flip.dtype != np.bool_:
+        raise BnasError(
+            f"{channels} channels need as many thresholds, float32, and flips, bool; "
+            f"found {value.dtype} {list(value.shape)} and {flip.dtype} {list(flip.shape)}"
+        )
+    if groups < 1 or channels % groups:
+        raise BnasError(f"{channels} channels do not divide into {groups} groups")
+
+
+def _check_words(a: Words, a_shape: str, w: Words, w_shape: str) -> None:
+    """`BnasError` unless both are words of as many dimensions as those shapes have."""
+    for what, words, shape in (("inputs", a, a_shape), ("weights", w, w_shape)):
+        if words.dtype != np.uint32 or words.ndim != shape.count(",") + 1:
+            raise BnasError(f"packed {what} are uint32 {shape}; found {words.dtype} {list(words.shape)}")
+
+
 def check_conv2d(bits: Words, weight_words: Words, channels: int, groups: int, pad_value: int) -> None:
+    """`BnasError` for operands that `conv2d` does not take."""
+    _check_words(bits, "[N, H, W, groups, words]", weight_words, "[O, kh, kw, words]")
     if groups < 1 or channels % groups or weight_words.shape[0] % groups:
         raise BnasError(f"{channels} channels and {weight_words.shape[0]} filters do not divide into {groups} groups")
     words = words_for(channels // groups)

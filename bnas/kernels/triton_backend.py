@@ -15,6 +15,7 @@ from bnas.kernels.dispatch import Choice, Dispatcher
 from bnas.kernels.epilogue import Epilogue
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import Words
+from bnas.kernels.reference import check_conv2d, check_matmul, check_threshold
 from bnas.kernels.triton_forms import FORMS, INTERPRETED, choice_of
 from bnas.kernels.triton_launch import Tile
 from bnas.kernels.triton_measure import choices_file, measure
@@ -89,17 +90,20 @@ def _conv2d(
     groups: int,
     pad_value: int,
 ) -> NDArray[np.int32]:
+    check_conv2d(bits, weight_words, channels, groups, pad_value)
     a, w = on_device(bits), on_device(weight_words)
     sums: Tensor = ops.xnor_conv2d(a, w, channels, stride, padding, dilation, groups, pad_value)
     return sums.cpu().numpy()
 
 
 def _matmul(a_words: Words, w_words: Words, length: int) -> NDArray[np.int32]:
+    check_matmul(a_words, w_words, length)
     sums: Tensor = ops.xnor_matmul(on_device(a_words), on_device(w_words), length)
     return sums.cpu().numpy()
 
 
 def _threshold_pack(x: NDArray[np.float32], value: NDArray[np.float32], flip: NDArray[np.bool_], groups: int) -> Words:
+    check_threshold(x, value, flip, groups)
     words: Tensor = ops.pack(*(torch.from_numpy(np.array(a)).to(gpu.device()) for a in (x, value, flip)), groups)
     return words.cpu().numpy().view(np.uint32)
 

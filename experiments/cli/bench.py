@@ -50,7 +50,7 @@ def kernels(
 @bench.command()
 def model(
     packed: Annotated[
-        Path, typer.Argument(help="A model.bnas file; or birealnet18, bats20: untrained networks made here.")
+        Path, typer.Argument(help="A model.bnas file; or birealnet18, bats20, vgg_small: untrained networks made here.")
     ],
     batch: Batch = None,
     threads: Threads = None,

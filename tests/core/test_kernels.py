@@ -264,6 +264,39 @@ def test_errors(call, message):
         call()
 
 
+WORDS, FEATURES = np.zeros((1, 5, 5, 1, 1), np.uint32), np.zeros((1, 6, 2, 2), np.float32)
+OPTIONS = {"stride": (1, 1), "padding": (0,) * 4, "dilation": (1, 1), "groups": 1, "pad_value": 0}
+
+
+def convolve(backend, bits, weight):
+    return backend.conv2d(bits, weight, channels=20, **OPTIONS)
+
+
+def compare(backend, x, channels):
+    return backend.threshold_pack(x, np.zeros(channels, np.float32), np.zeros(channels, bool), 1)
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("call", "operands", "message"),
+    [
+        (convolve, (WORDS.astype(np.int64), np.zeros((2, 3, 3, 1), np.uint32)), "inputs are uint32 .N, H, W.*int64"),
+        (convolve, (WORDS, np.zeros((2, 3, 1), np.uint32)), r"weights are uint32 .O, kh, kw.*found uint32 \[2, 3, 1\]"),
+        (
+            lambda backend, a, w: backend.matmul(a, w, 40),
+            (np.zeros((1, 2)), np.zeros((1, 2), np.uint32)),
+            r"inputs are uint32 .M, words.; found float64",
+        ),
+        (compare, (FEATURES.astype(np.float64), 6), r"float32 \[N, C, H, W\]; found float64 \[1, 6, 2, 2\]"),
+        (compare, (FEATURES[0], 6), r"found float32 \[6, 2, 2\]"),
+        (compare, (FEATURES, 5), r"6 channels need as many thresholds.*found float32 \[5\] and bool \[5\]"),
+    ],
+)
+def test_what_a_kernel_does_not_take(backend, call, operands, message):
+    with pytest.raises(BnasError, match=message):
+        call(backend, *operands)
+
+
 def test_the_reference_backend_is_the_reference():
     backend = get_backend("reference")
     assert (backend.name, backend.conv2d, backend.matmul) == ("reference", reference.conv2d, reference.matmul)

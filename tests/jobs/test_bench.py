@@ -95,7 +95,7 @@ def test_results_that_differ_get_no_time(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_networks_that_are_made_have_a_real_twin(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(bench_networks.NETWORKS) == {"birealnet18", "bats20"}
+    assert set(bench_networks.NETWORKS) == {"birealnet18", "bats20", "vgg_small"}
     made, real = bench_networks.make("bats20")
     assert made.binary_weight_bytes() > 0
     with torch.no_grad():

@@ -55,6 +55,11 @@ def test_the_file_says_of_which_genotype_and_job_it_is(chain):
     assert about["data"] == "npz"
 
 
+def test_a_packed_file_is_not_packed_again(chain):
+    with pytest.raises(BnasError, match=r"model.bnas is packed already: --to c and --to onnx write it in other forms"):
+        deployment.export_packed(chain.packed)
+
+
 def test_an_export_again_gives_the_same_bytes_and_goes_where_it_is_told(chain, tmp_path):
     target, packed = deployment.export_packed(chain.retraining, tmp_path / "mine.bnas")
     assert target == tmp_path / "mine.bnas"

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.errors import BnasError
 from bnas.kernels.cpu.forms import Form
 from bnas.kernels.cpu.layer import BinaryLayer, Outputs, check_layer
 from bnas.kernels.cpu.pack import threshold_pack
-from bnas.kernels.packing import Words, words_for
+from bnas.kernels.packing import Words
+from bnas.kernels.reference import check_matmul
 
 __all__ = ["conv2d", "matmul", "threshold_pack"]
 
@@ -45,11 +45,7 @@ def conv2d(
 
 def matmul(form: Form | None, a_words: Words, w_words: Words, length: int) -> NDArray[np.int32]:
     """`reference.matmul`: a 1 x 1 convolution of one image with M rows of one pixel."""
-    if a_words.shape[1] != w_words.shape[1] or a_words.shape[1] != words_for(length):
-        raise BnasError(
-            f"a product over {length} elements needs rows of {words_for(length)} words; "
-            f"the inputs have {a_words.shape[1]}, the weights {w_words.shape[1]}"
-        )
+    check_matmul(a_words, w_words, length)
     if len(a_words) == 0:
         return np.empty((0, len(w_words)), dtype=np.int32)
     rows = a_words[None, :, None, None, :]

@@ -4,12 +4,12 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from bnas.errors import BnasError
 from bnas.kernels.cpu.compiled import compare_pixel
 from bnas.kernels.cpu.jit import compiled, threads_for
 from bnas.kernels.cpu.layer import Threshold, pixel_bytes
 from bnas.kernels.cpu.operands import aligned
 from bnas.kernels.packing import Words, words_for
+from bnas.kernels.reference import check_threshold
 
 # Values below which a second thread costs more than it brings.
 VALUES_FOR_THREADS = 200_000
@@ -19,9 +19,8 @@ def threshold_pack(
     x: NDArray[np.float32], value: NDArray[np.float32], flip: NDArray[np.bool_], groups: int = 1
 ) -> Words:
     """`reference.threshold_pack`: real [N, C, H, W] in any strides to words [N, H, W, groups, words]."""
+    check_threshold(x, value, flip, groups)
     N, C, H, W = x.shape
-    if groups < 1 or C % groups:
-        raise BnasError(f"{C} channels do not divide into {groups} groups")
     words = np.empty((N, H, W, groups, words_for(C // groups)), dtype=np.uint32)
     if words.size == 0:
         return words
