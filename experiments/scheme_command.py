@@ -76,7 +76,7 @@ def draw(names: Sequence[str]) -> Figure:
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.4), layout="constrained")
     x = torch.linspace(-LIMIT, LIMIT, POINTS)
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, name in zip(grid, names, strict=False):
         scheme = make_scheme(name)
         for what, color, width, binarizer, shape in (
@@ -89,10 +89,12 @@ def draw(names: Sequence[str]) -> Figure:
         axes.set_title(name, fontsize=10)
         axes.set_ylim(-2.5, 3.5)
         axes.grid(alpha=0.3)
-    for axes in grid:
+    for axes in grid[len(names) :]:
         axes.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    # Two and two, where the picture has one column only.
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, 2 * columns), fontsize=9)
+    figure.suptitle("values in evaluation, surrogate gradients halfway through a training", fontsize=10, wrap=True)
     return figure
 
 

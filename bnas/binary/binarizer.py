@@ -129,15 +129,17 @@ class Binarizer(nn.Module):
 class Real(Binarizer):
     """The tensor as it is: for the real-valued twin, and for the real half of a two-stage schedule.
 
-    `pre` may be `rectify`: networks that binarize weights only have max(x, 0) in front of their convolutions.
+    `pre` may be `rectify`: networks that binarize weights only have max(x, 0) in front of their convolutions. `mend`: the
+    option of the scheme that binarizes it.
     """
 
-    def __init__(self, pre: Pre = unchanged) -> None:
+    def __init__(self, pre: Pre = unchanged, mend: str = "") -> None:
         super().__init__(Identity(), pre=pre)
+        self.mend = mend
 
     @property
     def packing(self) -> Packing:
-        return Packing(0, "real-valued")
+        return Packing(0, f"real-valued (option {self.mend} packs)" if self.mend else "real-valued")
 
     @property
     def binarizes(self) -> bool:

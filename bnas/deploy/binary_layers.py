@@ -28,10 +28,7 @@ def float32(tensor: Tensor) -> Array:
 def norm_binarize(draft: Draft, node: Node, module: NormBinarize) -> str:
     binarizer = module.binarizer
     if not binarizer.binarizes:
-        raise BnasError(
-            "its activations are real-valued: retrain with a scheme that binarizes them, or with option activation: sign "
-            "where the scheme has it"
-        )
+        raise BnasError(f"its activations are {binarizer.packing.why}: retrain with a scheme that binarizes them")
     if binarizer.compares:
         return _compare(draft, node, node.output, module.threshold())
     steps = module.steps()

@@ -23,7 +23,7 @@ REFUSED = {
     "binary-weights": "its activations are real-valued",
     "binary-connect": "its activations are real-valued",
     "bwn": "its activations are real-valued",
-    "twn": r"layer 'norm' .*real-valued: retrain with a scheme .*or with option activation: sign",
+    "twn": r"layer 'norm' .*real-valued \(option activation: sign packs\): retrain with a scheme that",
     "horq": r"layer 'norm' \(NormBinarize\): its activations do not pack: .* with option input_scale: average they are",
     "least-squares": "their scales are computed from each input; with option input_scale: average they are constants",
 }

@@ -26,7 +26,7 @@ def test_schemes_lists_every_scheme_with_value_gradient_and_packing(capsys: Any,
     assert all(f"{name}: {entry['about']}" in said.out for name, entry in entries.items())
     assert entries["bnn"]["packing"] == "one XNOR product"
     assert entries["abcnet"]["products"] == 25
-    assert entries["twn"]["packing"] == "not: activations: real-valued"
+    assert entries["twn"]["packing"] == "not: activations: real-valued (option activation: sign packs)"
     assert entries["bireal"]["weights"] == {
         "value": "mean_o|x| sign(x)",
         "gradient": "1[|u| < 1]; the scale a constant",
@@ -43,6 +43,14 @@ def test_one_scheme_is_shown_with_its_options_and_drawn(capsys: Any, tmp_path: P
     assert said.code == 2
     assert "Did you mean 'dorefa'?" in said.err
     assert "a picture ends in .png, .svg, .pdf" in bnas(capsys, "schemes", "--plot", tmp_path / "d.gif").err
+
+
+def test_a_picture_has_one_frame_for_each_scheme() -> None:
+    from experiments.scheme_command import draw
+
+    for count in (1, 4, 5):
+        shown = [axes.get_title() for axes in draw(list(SCHEMES)[:count]).axes if axes.get_visible()]
+        assert shown == list(SCHEMES)[:count]
 
 
 def test_a_curve_is_the_value_and_the_gradient_of_each_point() -> None:

@@ -103,7 +103,7 @@ def activations(scheme: str, activation: str) -> MakeActivation:
     check_choice(f"activation of scheme {scheme}", activation, ACTIVATIONS)
     if activation == "sign":
         return lambda channels: Binarizer(Box())
-    return lambda channels: Real(rectify if activation == "relu" else unchanged)
+    return lambda channels: Real(rectify if activation == "relu" else unchanged, "activation: sign")
 
 
 def check_bits(scheme: str, option: str, bits: int, at_least: int = 1) -> None:
