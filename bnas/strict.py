@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 from bnas.errors import BnasError, nearest
 
 T = TypeVar("T")
-_SPOKEN = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+# What a value of each type is called in messages.
+SPOKEN: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    bool: "true or false",
+    tuple: "a list",
+}
 # A value in a message is cut to this many characters.
 _LONGEST_SHOWN = 60
 
@@ -79,7 +86,7 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
     if hint is float and type(value) is int:
         return _as_float(value, key)
     if type(value) is not hint:
-        raise BnasError(f"{key}: expected {_SPOKEN.get(hint, hint)}, found {shown(value)}")
+        raise BnasError(f"{key}: expected {SPOKEN.get(hint, hint)}, found {shown(value)}")
     return value
 
 

@@ -8,6 +8,7 @@ from bnas.errors import BnasError, unknown
 from bnas.genotype import Genotype
 from bnas.registry import Registry
 from bnas.space import SearchSpace
+from bnas.strict import SPOKEN
 from search_spaces.bats import Bats
 from search_spaces.bnas_gist import BnasGist
 from search_spaces.fixed import Fixed
@@ -46,8 +47,9 @@ def make_space(name: str, args: Mapping[str, Any] | None = None) -> SearchSpace:
             raise unknown(f"argument of space {name}", argument, [*parameters, "open"])
         wanted = type(parameters[argument].default)
         if type(value) is not wanted and not (wanted is float and type(value) is int):
-            spoken = "list" if wanted is tuple else wanted.__name__
-            raise BnasError(f"space {name}: argument {argument} takes a {spoken}, got {value!r}")
+            raise BnasError(
+                f"space {name}: argument {argument} takes {SPOKEN.get(wanted, wanted.__name__)}, got {value!r}"
+            )
     space = factory(**args)
     return space if parts == () else OpenedSpace(space, parts)
 

@@ -55,7 +55,9 @@ class BinaryConv2d(Multiplying):
         try:
             shape = scheme.weight_shape((out_channels, in_channels // groups, *self.kernel_size))
         except BnasError as error:
-            raise error.within(f"a convolution from {in_channels} to {out_channels} channels") from None
+            size = "x".join(map(str, self.kernel_size))
+            of = f" in {groups} groups" if groups > 1 else ""
+            raise error.within(f"a {size} convolution from {in_channels} to {out_channels} channels{of}") from None
         self.weight = nn.Parameter(torch.empty(shape))
         scheme.weight_start(self.weight)
         self.binarizer = scheme.weight(self.weight)

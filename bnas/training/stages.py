@@ -57,17 +57,20 @@ def plan_stages(
     """One stage under `scheme`, or real weights with binary activations for the first half of the epochs, then it.
 
     Bulat et al. 2019 (arXiv 1904.05868), Martinez et al. 2020 (arXiv 2003.11535). A scheme with real weights has no
-    second stage to go to: `auto` then means one, and `two` is an error. `layerwise`: the weights of the deepest quarter of
-    the layers become binary first, then of half, and so on (Zhou et al. 2017, arXiv 1709.04344).
+    second stage to go to, and one with real activations no first: `auto` then means one, and `two` is an error.
+    `layerwise`: the weights of the deepest quarter of the layers become binary first, then of half, and so on (Zhou et al.
+    2017, arXiv 1709.04344).
     """
     if mode == "layerwise":
         return _layerwise(scheme, scheme_options, epochs)
     two = two_stages(epochs, mode)
-    if scheme in ("real", FIRST_SCHEME):
-        if mode == "two":
-            raise BnasError(f"two stages end with binary weights, which scheme {scheme} does not have; take one stage")
-        two = False
-    if not two:
+    real = [what for what, binary in _binary(scheme, scheme_options)._asdict().items() if not binary]
+    if real and mode == "two":
+        raise BnasError(
+            f"two stages go from binary activations to binary weights as well, and scheme {scheme} has real {real[0]}; "
+            "take one stage"
+        )
+    if not two or real:
         return (Stage("joint", scheme, scheme_options, epochs),)
     first = epochs // 2
     return (

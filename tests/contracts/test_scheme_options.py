@@ -106,8 +106,10 @@ def test_unknown_names_and_wrong_types_have_messages() -> None:
         make_scheme("bierial")
     with pytest.raises(BnasError, match=r"no option of scheme xnor named 'center'.*Did you mean 'centre'\?"):
         make_scheme("xnor", {"center": True})
-    with pytest.raises(BnasError, match="option centre takes a bool, got 'yes'"):
+    with pytest.raises(BnasError, match="option centre takes true or false, got 'yes'"):
         make_scheme("xnor", {"centre": "yes"})
+    with pytest.raises(BnasError, match=r"option weight_bits takes a whole number, got 1\.5"):
+        make_scheme("dorefa", {"weight_bits": 1.5})
 
 
 BAD = [
@@ -156,9 +158,11 @@ def test_a_start_is_looked_at_with_its_weight_and_signs_with_their_binarizer() -
 def test_a_layer_that_a_scheme_cannot_take_is_named() -> None:
     scheme = make_scheme("cbcn")
     with pytest.raises(
-        BnasError, match=r"a convolution from 6 to 8 channels: scheme cbcn makes 4 orientations.*found 8 and 6"
+        BnasError, match=r"a 3x3 convolution from 6 to 8 channels: scheme cbcn makes 4 orientations.*found 8 and 6"
     ):
         BinaryConv2d(6, 8, 3, scheme)
+    with pytest.raises(BnasError, match=r"a 3x3 convolution from 8 to 8 channels in 8 groups: .*found 8 and 1"):
+        BinaryConv2d(8, 8, 3, scheme, groups=8)
     with pytest.raises(BnasError, match="turns only square kernels, found"):
         BinaryConv2d(8, 8, (1, 3), scheme)
     with pytest.raises(BnasError, match="turns only 3 x 3 kernels"):

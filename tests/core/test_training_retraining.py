@@ -114,10 +114,12 @@ def test_the_plan_of_stages():
     assert plan_stages("bats", options, 600, mode="one") == (Stage("joint", "bats", options, 600),)
 
 
-@pytest.mark.parametrize("scheme", ["real", "binary-activations"])
-def test_a_scheme_of_real_weights_has_one_stage(scheme):
+@pytest.mark.parametrize(
+    ("scheme", "what"), [("real", "weights"), ("binary-activations", "weights"), ("bwn", "activations")]
+)
+def test_a_scheme_that_is_real_in_part_has_one_stage(scheme, what):
     assert plan_stages(scheme, {}, 600) == (Stage("joint", scheme, {}, 600),)
-    with pytest.raises(BnasError, match=f"two stages end with binary weights, which scheme {scheme} does not have"):
+    with pytest.raises(BnasError, match=f"two stages go from .*, and scheme {scheme} has real {what}; take one stage"):
         plan_stages(scheme, {}, 600, mode="two")
 
 

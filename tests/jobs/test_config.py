@@ -67,9 +67,12 @@ def message(path, *settings):
         ("search.options.epochs=1e1", "search.options.epochs: expected a whole number, found 10.0"),
         ("search.options.learning_rate=.inf", "search.options.learning_rate: expected a number, found '.inf'"),
         ("search.augmentation.flip=no", "search.augmentation.flip: expected true or false, found 'no'"),
-        ("space.args.nodes=two", "space.args: space bats: argument nodes takes a int, got 'two'"),
+        ("space.args.nodes=two", "space.args: space bats: argument nodes takes a whole number, got 'two'"),
         ("retrain.recipe.betas=[0.9]", "retrain.recipe.betas: expected a list of 2, found 1: [0.9]"),
-        ("retrain.scheme_options.strict=3", "retrain.scheme_options: scheme bats: option strict takes a bool, got 3"),
+        (
+            "retrain.scheme_options.strict=3",
+            "retrain.scheme_options: scheme bats: option strict takes true or false, got 3",
+        ),
         # An unknown name.
         ("data.name=digitz", "data.name: no data set named 'digitz'; there are: digits, "),
         ("data.name=digitz", "Did you mean 'digits'?"),

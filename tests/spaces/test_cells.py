@@ -141,7 +141,7 @@ def test_paper_and_code_count_groups_differently() -> None:
 def test_arguments_of_the_space_are_checked() -> None:
     with pytest.raises(BnasError, match="nodes is 1 to 7, got 8"):
         make_space("bats", {"nodes": 8})
-    with pytest.raises(BnasError, match="argument nodes takes a int, got '4'"):
+    with pytest.raises(BnasError, match="argument nodes takes a whole number, got '4'"):
         make_space("bats", {"nodes": "4"})
     with pytest.raises(BnasError, match="no argument of space bats named 'node'"):
         make_space("bats", {"node": 4})

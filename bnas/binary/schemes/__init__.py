@@ -13,6 +13,7 @@ from bnas.binary.schemes import levels, signs
 from bnas.binary.schemes.scheme import Scheme, SchemePacking, dithered, packing
 from bnas.errors import BnasError, unknown
 from bnas.registry import Registry
+from bnas.strict import SPOKEN
 
 __all__ = ["COMMON", "SCHEMES", "Scheme", "SchemePacking", "make_scheme", "packing", "scheme_options"]
 
@@ -76,7 +77,9 @@ def make_scheme(name: str, options: Mapping[str, object] | None = None) -> Schem
         if wanted is float and type(value) is int:
             given[option] = float(value)
         elif type(value) is not wanted:
-            raise BnasError(f"scheme {name}: option {option} takes a {wanted.__name__}, got {value!r}")
+            raise BnasError(
+                f"scheme {name}: option {option} takes {SPOKEN.get(wanted, wanted.__name__)}, got {value!r}"
+            )
     stochastic = str(given.pop("stochastic", COMMON["stochastic"]))
     made = SCHEMES[name](**given)
     return made if stochastic == "none" else dithered(made, stochastic)
