@@ -12,7 +12,7 @@ from bnas import seeding
 from bnas.binary.anneal import annealed_parts
 from bnas.binary.outputs import waiting
 from bnas.errors import BnasError
-from bnas.nonfinite import NonFiniteLoss
+from bnas.nonfinite import NonFiniteLoss, check_images, not_finite
 from bnas.stopwatch import NETWORK, OPTIMIZER, part
 from bnas.training import schedules
 from bnas.training.loss_module import LossModule
@@ -20,7 +20,7 @@ from bnas.training.losses import ExtraLoss, main_logits, total_loss
 from bnas.training.metrics import Forward
 from bnas.training.recipe import Recipe
 from bnas.training.source import BatchSource
-from bnas.training.updates import clip_to_windows, latent_weights, make_optimizer, not_finite
+from bnas.training.updates import clip_to_windows, latent_weights, make_optimizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -187,6 +187,8 @@ class Trainer:
     @part(NETWORK)
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The scalar loss and the logits [N, classes] of one batch."""
+        if self.waits_each_step:
+            check_images(images, self.step)
         with self.autocast():
             outputs = self._forward(images)
             loss = total_loss(
@@ -220,10 +222,12 @@ class Trainer:
         return norms
 
     def _check_weights(self) -> None:
-        """Once a slice: a sign of NaN is a sign, so that the loss of a lost weight may look sound."""
+        """Once a slice."""
         self._checked = True
-        if (name := not_finite(self._latents)) is not None:
-            raise NonFiniteLoss(self.step, f"the weight {name} is not a finite number where it is binarized")
+        if (name := not_finite(self.model)) is not None:
+            binarized = any(name == latent.name for latent in self._latents)
+            where = "where it is binarized" if binarized else "and a sign behind it would hide that"
+            raise NonFiniteLoss(self.step, f"{name} is not a finite number {where}")
 
     def _check_finite(self, losses: Tensor, first_step: int) -> None:
         bad = (~torch.isfinite(losses)).nonzero()

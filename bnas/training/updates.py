@@ -134,16 +134,6 @@ def check_flippable(latents: Sequence[Latent]) -> None:
             )
 
 
-def not_finite(latents: Sequence[Latent]) -> str | None:
-    """The name of the first latent weight that holds NaN or an infinity; None where all are finite."""
-    if not latents:
-        return None
-    # NaN is carried along by a maximum. One look at the device for all of them.
-    largest = torch.stack([entry.weight.detach().abs().amax().float() for entry in latents])
-    bad = (~torch.isfinite(largest)).nonzero()
-    return latents[int(bad[0])].name if len(bad) else None
-
-
 @lru_cache(maxsize=256)
 def clip_limit(estimator: Any, window: float) -> float:
     """Where a latent weight is clipped: at the window, or just inside it where the estimator's gradient is 0 on it.

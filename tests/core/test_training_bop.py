@@ -111,15 +111,22 @@ def test_a_weight_that_is_lost_is_named_with_its_step() -> None:
     run.run_steps(3)
     with torch.no_grad():
         run.model.conv.weight[0, 0, 0, 0] = float("nan")  # type: ignore[union-attr]
-    with pytest.raises(
-        NonFiniteLoss, match=r"step 4: the weight conv.weight is not a finite number where it is binarized"
-    ):
+    with pytest.raises(NonFiniteLoss, match=r"step 4: conv.weight is not a finite number where it is binarized"):
         run.run_steps(1)
     again = trainer()
     with torch.no_grad():
         again.model.conv.weight[0, 0, 0, 0] = float("inf")  # type: ignore[union-attr]
-    with pytest.raises(NonFiniteLoss, match=r"step 0: the weight conv.weight"):
+    with pytest.raises(NonFiniteLoss, match=r"step 0: conv.weight is not"):
         again.run_steps(1)
+
+
+def test_what_a_sign_would_hide_is_named_with_its_step() -> None:
+    run = trainer()
+    run.run_steps(2)
+    with torch.no_grad():
+        run.model.norm.norm.running_mean[1] = float("nan")  # type: ignore[union-attr]
+    with pytest.raises(NonFiniteLoss, match=r"step 3: norm.norm.running_mean is not a finite number and a sign behind"):
+        run.run_steps(1)
 
 
 def test_annealed_parts_follow_the_global_step() -> None:

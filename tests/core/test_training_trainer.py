@@ -363,7 +363,7 @@ def test_before_step_sees_the_step_as_the_weights_will():
 
 
 class Broken:
-    """Batches whose pixels are not numbers from step `first` on."""
+    """Batches with an image, the sixth, that is not of numbers from step `first` on."""
 
     def __init__(self, first):
         self.inner, self.first = batches(), first
@@ -371,7 +371,9 @@ class Broken:
 
     def batch(self, step):
         x, y = self.inner.batch(step)
-        return (x * float("nan") if step >= self.first else x), y
+        if step >= self.first:
+            x[5, 0, 1, 1] = float("nan")
+        return x, y
 
     def in_order(self, batch_size=None):
         return self.inner.in_order(batch_size)
@@ -385,13 +387,25 @@ class Broken:
 
 def test_a_loss_that_is_not_a_number_stops_before_it_changes_a_weight():
     model = Tiny()
-    run = Trainer(model, Broken(3), Recipe(epochs=3), seed=0)
+
+    def lost(model, logits, labels):
+        return logits.sum() * (float("nan") if run.step >= 3 else 0.0)
+
+    run = Trainer(model, batches(), Recipe(epochs=3), seed=0, extra_losses=[lost])
     run.run_steps(3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with pytest.raises(NonFiniteLoss) as error:
         run.run_steps(3)
     assert (error.value.step, error.value.what) == (3, "the loss is nan")
     assert same(before, {name: p.detach() for name, p in model.named_parameters()})
+
+
+def test_an_image_that_is_not_of_numbers_is_named_before_a_sign_hides_it():
+    run = Trainer(Tiny(), Broken(3), Recipe(epochs=3), seed=0)
+    with pytest.raises(
+        BnasError, match=r"step 3: image 5 of the batch, .* holds NaN or an infinity \(1 of 16 images do"
+    ):
+        run.run_steps(5)
 
 
 def test_a_device_that_is_not_waited_for_names_the_same_step():
