@@ -5,6 +5,7 @@ those whose shape changes during training are modules (annealed_estimators.py).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -87,7 +88,7 @@ class Polynomial:
     formula = "max(0, 2 - 2|u|)"
 
     def derivative(self, u: Tensor) -> Tensor:
-        return (2 - 2 * u.abs()).clamp_min(0)
+        return u.abs().mul_(-2).add_(2).clamp_min_(0)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,24 @@ class SignSwish:
         return self.beta * (2 - bu * torch.tanh(bu / 2)) / (1 + torch.cosh(bu))
 
 
+def passed(g: Tensor, u: Tensor, estimator: Estimator) -> Tensor:
+    """g * estimator.derivative(u). Of a box in one pass over memory, where the formula takes four."""
+    if type(estimator) is Identity:
+        return g
+    if type(estimator) is not Box or g.dtype != u.dtype:
+        return g * estimator.derivative(u)
+    border = _border(estimator, u.dtype)
+    result: Tensor = torch.ops.aten.hardtanh_backward(g, u, -border, border)
+    return result
+
+
+@lru_cache(maxsize=64)
+def _border(box: Box, dtype: torch.dtype) -> float:
+    """Where |u| < this says what the box does: its limit in that type, or the next larger number."""
+    limit = torch.tensor(box.limit, dtype=dtype)
+    return (limit if box.strict else torch.nextafter(limit, torch.full_like(limit, torch.inf))).item()
+
+
 class _Surrogate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, value: Tensor, estimator: Estimator) -> Tensor:
@@ -132,7 +151,7 @@ class _Surrogate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (u,) = ctx.saved_tensors
-        return grad_outputs[0] * ctx.estimator.derivative(u), None, None
+        return passed(grad_outputs[0], u, ctx.estimator), None, None
 
 
 def surrogate(u: Tensor, value: Tensor, estimator: Estimator) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from bnas.binary.anneal import Annealed
 from bnas.binary.annealed_estimators import ErrorDecay, Fourier, Power
 from bnas.binary.basis import Basis, BelowTop
-from bnas.binary.estimators import Box, Estimator, Identity, Polynomial, Range, SignSwish, Triangle, surrogate
+from bnas.binary.estimators import Box, Estimator, Identity, Polynomial, Range, SignSwish, Triangle, passed, surrogate
 
 EDGES = [0.0, 0.1, 0.3, 0.5, 1.0, 1.25, 1.3, 1.349, 1.5, 1.614, 2.0, 20.0]
 GRID = np.unique(
@@ -75,3 +75,18 @@ def test_derivatives_are_those_of_numpy_at_and_beside_every_edge(name: str, shar
     surrogate(u, value, estimator).backward(torch.full_like(u, 2.0))
     assert u.grad is not None
     np.testing.assert_allclose(u.grad.numpy(), 2 * formula(GRID, share), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "box", [Box(1.3, strict) for strict in (True, False)] + [Box(0.1), Box(1.0, strict=True)], ids=str
+)
+def test_the_box_in_one_pass_is_its_formula_in_every_type(box: Box, dtype: torch.dtype) -> None:
+    limit = torch.tensor(box.limit, dtype=dtype)
+    ends = (
+        [torch.nextafter(limit, torch.tensor(end, dtype=dtype)) for end in (0.0, 9.0)] if dtype != torch.float16 else []
+    )
+    u = torch.stack([limit, limit / 2, limit * 2, torch.zeros_like(limit), *ends])
+    u = torch.cat([u, -u])
+    g = torch.arange(1, len(u) + 1, dtype=dtype)
+    assert torch.equal(passed(g, u, box), g * box.derivative(u))
