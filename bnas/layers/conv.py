@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
 from bnas.errors import BnasError
+from bnas.layers.dilated import dilated, pays
 from bnas.layers.precision import without_autocast
 from bnas.layers.products import Multiplying, Operands
 
@@ -84,6 +85,8 @@ class BinaryConv2d(Multiplying):
                 # Only every `step`-th pixel is read: it is a plain convolution of these. Its gradients are up to eight
                 # times as quick on a CPU, where dilated ones are slow.
                 return F.conv2d(x[:, :, ::step, ::step], weight, None, stride // step, top // step, 1, self.groups)
+            if stride == 1 and pays(x, weight, top, step):
+                return dilated(x, weight, top, step, self.groups)
             return F.conv2d(x, weight, None, self.stride, top, self.dilation, self.groups)
         x = F.pad(x, (left, right, top, bottom), value=self.pad_value)
         return F.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
