@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bnas.errors import BnasError, check_choice
+from bnas.layers.packed import CONVOLUTIONS, packed_convolutions
 from bnas.options import check_number
 from bnas.space import Gates, Supernet
 from bnas.stopwatch import NETWORK, part
@@ -33,7 +34,8 @@ class PathScore:
     The running statistics of shared batch norms mix those of all paths, so they are not used: `norms: batch` takes
     those of the validation batch itself, `recalibrated` those of the first `recalibration_batches` batches of `train`
     under these gates. A call changes nothing: modes and running statistics are put back, no random number is drawn.
-    `autocast`: the precision of the forward (`Trainer.autocast`).
+    `autocast`: the precision of the forward (`Trainer.autocast`). `convolutions`: `auto`, binary convolutions on packed
+    bits where that is quicker; `packed`; `float` (`layers.packed`). Scores are the same.
     """
 
     net: Supernet
@@ -43,8 +45,10 @@ class PathScore:
     norms: str = "batch"
     recalibration_batches: int = 20
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    convolutions: str = "auto"
 
     def __post_init__(self) -> None:
+        check_choice("convolutions to score by", self.convolutions, CONVOLUTIONS)
         check_choice("norms", self.norms, NORM_MODES)
         check_number("images to score by", self.images, at_least=1, whole=True)
         check_number("recalibration_batches", self.recalibration_batches, at_least=1, whole=True)
@@ -63,7 +67,7 @@ class PathScore:
         The device is waited for once, at the end.
         """
         correct, finite, total = [], [], 0
-        with evaluating(self.net), self._norms(gates):
+        with evaluating(self.net), packed_convolutions(self.net, self.convolutions), self._norms(gates):
             for images, labels in self.val.fixed(self.images):
                 with self.autocast():
                     logits = main_logits(self.net(images, gates))

@@ -17,7 +17,6 @@ from bnas.binary import Binarizer, Scheme
 from bnas.errors import BnasError
 from bnas.layers import BinaryConv2d, NormBinarize
 from bnas.layers.activation import Activation
-from bnas.layers.precision import without_autocast
 
 MODULES = ("M1", "M2", "M3")
 
@@ -103,20 +102,17 @@ class SharedBinaryConv2d(BinaryConv2d):
         chosen = ((self.groups, None),) if chosen is None else chosen
         inner = self.output.enter(x)
         if len(chosen) == 1 and self.exact and not self.training:
-            y = self._exactly(inner, chosen[0][0])
+            ((groups, _),) = chosen
+            (term,) = self.binarizer_of(groups).terms(self.kept(groups))
+            y = self.exactly(inner, term)
         else:
-            weight, groups = mixed(chosen, lambda number: self.binarizer_of(number)(self.kept(number)))
-            y = self._in_groups(inner, weight, groups)
+            weight, _ = mixed(chosen, lambda number: self.binarizer_of(number)(self.kept(number)))
+            y = self.convolve(inner, weight)
         return self.output.leave(y, x, self.box)
 
-    def _exactly(self, x: Tensor, groups: int) -> Tensor:
-        (term,) = self.binarizer_of(groups).terms(self.kept(groups))
-        with without_autocast(x):
-            accumulated = self._in_groups(x.float(), term.sign_pm1.float(), groups).round()
-        return accumulated if term.scale is None else accumulated * term.scale.reshape(1, -1, 1, 1)
-
-    def _in_groups(self, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-        return F.conv2d(x, weight, None, self.stride, 1, 1, groups)
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """In as many groups as the weight has."""
+        return F.conv2d(x, weight, None, self.stride, 1, 1, self.in_channels // weight.shape[1])
 
     def state_of(self, groups: int) -> Mapping[str, Tensor]:
         """The state of the `BinaryConv2d` of that number of groups."""

@@ -10,6 +10,7 @@ from torch import nn
 from bnas import seeding
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
+from bnas.layers.packed import packed_convolutions
 from bnas.strategy import SearchTask, StepKind, slice_steps
 from bnas.training.metrics import accuracy
 from bnas.training.recipe import Recipe
@@ -57,8 +58,9 @@ class CandidateTraining:
         trainer = self._trainer()
         metrics: dict[str, Any] = dict(trainer.run_steps(self._round_steps))
         if trainer.finished:
-            with torch.no_grad():
-                metrics["val_accuracy"] = accuracy(trainer.evaluation_model(), self._task.val)
+            network = trainer.evaluation_model()
+            with torch.no_grad(), packed_convolutions(network, "auto"):
+                metrics["val_accuracy"] = accuracy(network, self._task.val)
         return metrics
 
     def _trainer(self) -> Trainer:

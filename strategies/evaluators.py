@@ -72,6 +72,7 @@ class SharedEvaluator:
         sampling: str,
         images: int,
         recalibration_batches: int,
+        convolutions: str,
         round_steps: int,
         round_candidates: int,
     ) -> None:
@@ -88,6 +89,7 @@ class SharedEvaluator:
             norms="recalibrated",
             recalibration_batches=recalibration_batches,
             autocast=self._training.trainer.autocast,
+            convolutions=convolutions,
         )
         self._panel = NetworkPanel(self._net, next(task.val.fixed(PANEL_IMAGES))[0])
         self._reference = task.space.gates(task.space.reference())

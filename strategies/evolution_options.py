@@ -6,6 +6,7 @@ from typing import ClassVar
 from bnas.budget import ABOUT_BUDGET, COSTS, Budget
 from bnas.collapse import CollapseOptions
 from bnas.errors import check_choice
+from bnas.layers.packed import CONVOLUTIONS
 from bnas.options import check_number, option
 from bnas.strategy import SearchTask
 from bnas.training.recipe import PRECISIONS, Recipe
@@ -35,6 +36,12 @@ class EvolutionMethod:
     grad_clip: float = option(5.0, "largest norm of the weights' gradient", "ours")
     score_images: int = option(2000, "validation images that a candidate is scored on with shared weights", "ours")
     recalibration_batches: int = option(20, "training batches that a candidate's norms are estimated on anew", "ours")
+    score_convolutions: str = option(
+        "auto",
+        "of a score on a CPU: auto, binary ones on packed bits where that is quicker; packed; float; equal scores",
+        "ours",
+        choices=CONVOLUTIONS,
+    )
     objective: str = option(
         "accuracy",
         "accuracy; penalty, max(accuracy in percent - cost_weight * cost, 0); front of accuracy and cost by NSGA-II",
@@ -75,6 +82,7 @@ class EvolutionOptions(CollapseOptions, EvolutionMethod):
         for name, allowed in (
             ("evaluator", EVALUATORS), ("sampling", SAMPLINGS), ("objective", OBJECTIVES), ("cost", COSTS),
             ("selection", SELECTIONS), ("survival", SURVIVALS), ("precision", PRECISIONS),
+            ("score_convolutions", CONVOLUTIONS),
         ):  # fmt: skip
             check_choice(name, getattr(self, name), allowed)
         for name in (
@@ -104,6 +112,7 @@ class EvolutionOptions(CollapseOptions, EvolutionMethod):
             sampling=self.sampling,
             images=self.score_images,
             recalibration_batches=self.recalibration_batches,
+            convolutions=self.score_convolutions,
             round_steps=self.round_steps,
             round_candidates=self.round_candidates,
         )

@@ -95,6 +95,7 @@ class ShrinkingSearch(ABC):
             options.score_norms,
             options.recalibration_batches,
             trainer.autocast,
+            options.score_convolutions,
         )
         return Member(net, trainer, score)
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 from bnas.budget import ABOUT_BUDGET, Budget
 from bnas.collapse import CollapseOptions
 from bnas.errors import check_choice
+from bnas.layers.packed import CONVOLUTIONS
 from bnas.options import check_number, option
 from bnas.scoring import NORM_MODES
 from bnas.training.recipe import PRECISIONS
@@ -25,6 +26,12 @@ class DrawingOptions:
         choices=NORM_MODES,
     )
     recalibration_batches: int = option(20, "training batches of a recalibration", "ours")
+    score_convolutions: str = option(
+        "auto",
+        "of a score on a CPU: auto, binary ones on packed bits where that is quicker; packed; float; equal scores",
+        "ours",
+        choices=CONVOLUTIONS,
+    )
     cost_weight: float = option(
         0.0,
         "taken off a choice's score: this times the real + binary / 64 MACs of an average architecture with it, over "
@@ -50,6 +57,7 @@ class ShrinkingOptions(CollapseOptions, DrawingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("score_norms", self.score_norms, NORM_MODES)
+        check_choice("score_convolutions", self.score_convolutions, CONVOLUTIONS)
         check_choice("precision", self.precision, PRECISIONS)
         for name in ("repeats", "score_images", "recalibration_batches"):
             check_number(name, getattr(self, name), at_least=1, whole=True)

@@ -1,10 +1,14 @@
 """Binary convolution: inputs and weights of +-1, or sums of few +-1 terms, by a scheme; scales per output channel."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnas.binary.schemes import Scheme
+from bnas.binary.terms import BitTerm
 from bnas.errors import BnasError
 from bnas.layers.dilated import dilated, pays
 from bnas.layers.precision import without_autocast
@@ -26,6 +30,8 @@ class BinaryConv2d(Multiplying):
     """
 
     per_filter = (1, -1, 1, 1)
+    # What multiplies signs by signs in place of a convolution of numbers, for a while (`layers.packed`).
+    product: Callable[[Any, Tensor, BitTerm], Tensor] | None = None
 
     def __init__(
         self,
@@ -109,14 +115,20 @@ class BinaryConv2d(Multiplying):
         inner = self.output.enter(x)
         if self.operands is Operands.SIGNS:
             (term,) = self.binarizer.terms(self.weight)
-            y = self.accumulate(inner)
-            y = y if term.scale is None else y * term.scale.reshape(self.per_filter)
+            y = self.exactly(inner, term)
         elif self.pads_values:
             # What a padded tap of +-1 is among several terms is nowhere defined; it is that of the whole value.
             y = self.convolve(x, self.binarizer(self.weight))
         else:
             y = self.sum_of_products(inner)
         return self.output.leave(y, x, self.box)
+
+    def exactly(self, x: Tensor, term: BitTerm) -> Tensor:
+        return self.in_numbers(x, term) if self.product is None else self.product(self, x, term)
+
+    def in_numbers(self, x: Tensor, term: BitTerm) -> Tensor:
+        """`exactly`, whatever `product` is."""
+        return super().exactly(x, term)
 
     @property
     def pads_values(self) -> bool:

@@ -39,8 +39,7 @@ class BinaryLinear(Multiplying):
             y = F.linear(inner, self.binarizer(self.weight))
         elif self.operands is Operands.SIGNS:
             (term,) = self.binarizer.terms(self.weight)
-            y = self.accumulate(inner)
-            y = y if term.scale is None else y * term.scale.reshape(self.per_filter)
+            y = self.exactly(inner, term)
         else:
             y = self.sum_of_products(inner)
         return self.output.leave(y, x, self.box)

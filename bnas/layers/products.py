@@ -55,10 +55,11 @@ class Multiplying(nn.Module):
         """The product of x and a weight of that shape, in float32."""
         raise NotImplementedError
 
-    def accumulate(self, x: Tensor) -> Tensor:
-        """Integer-valued float32 accumulators of +-1 input x, before the scale."""
-        (term,) = self.binarizer.terms(self.weight)
-        return self.multiplied(x, term.sign_pm1).round()
+    def exactly(self, x: Tensor, term: BitTerm) -> Tensor:
+        """Products of +-1 input x with the signs of a term, integers, times the scale of the term; float32."""
+        # Fast convolution algorithms leave fractions.
+        sums = self.multiplied(x, term.sign_pm1).round_()
+        return sums if term.scale is None else sums * term.scale.reshape(self.per_filter)
 
     def pairs(self, x: Tensor) -> Iterator[tuple[BitTerm, BitTerm]]:
         """The terms of x and of the weight that are multiplied with each other, in the order of the packed products.

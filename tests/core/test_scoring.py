@@ -1,10 +1,14 @@
 """Scores of paths by fixed batches without a trace, and a training that takes a path a step."""
 
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 
+from bnas import scoring
 from bnas.data import Batches, ImageSet, Normalization
 from bnas.errors import BnasError
+from bnas.layers.packed import packed_convolutions
 from bnas.scoring import PathScore, path_trainer
 from bnas.space import Gates, NetSpec, Supernet
 from bnas.training.recipe import Recipe
@@ -22,9 +26,9 @@ def batches(count: int, purpose: str = "train") -> Batches:
     return Batches(images, 8, seed=0, normalization=Normalization.of(images), purpose=purpose)
 
 
-def supernet() -> Supernet:
+def supernet(scheme: str = "binary-activations") -> Supernet:
     torch.manual_seed(0)
-    return SPACE.supernet(NetSpec((1, 8, 8), 3, "binary-activations", {}, SIZE))
+    return SPACE.supernet(NetSpec((1, 8, 8), 3, scheme, {}, SIZE))
 
 
 def path(op: str) -> Gates:
@@ -74,6 +78,27 @@ def test_recalibration_counts_its_batches() -> None:
     assert score.forwards == 2 + 3
     with pytest.raises(BnasError, match="no norms named 'own'"):
         PathScore(supernet(), batches(24), batches(40), norms="own")
+
+
+def test_a_score_in_bits_is_that_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[str] = []
+
+    def noted(net: Supernet, how: str) -> AbstractContextManager[None]:
+        blocks.append(how)
+        return packed_convolutions(net, how)
+
+    monkeypatch.setattr(scoring, "packed_convolutions", noted)
+    net = supernet("xnor")
+    scores = {
+        how: PathScore(net, batches(24), batches(40, "val"), 40, "recalibrated", 2, convolutions=how)(
+            path("group_conv_3x3")
+        )
+        for how in ("auto", "packed", "float")
+    }
+    assert blocks == list(scores)
+    assert len(set(scores.values())) == 1
+    with pytest.raises(BnasError, match="no convolutions to score by named 'bits'"):
+        PathScore(net, batches(24), batches(40), convolutions="bits")
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

@@ -168,6 +168,7 @@ def test_weights_of_the_child_are_handed_on() -> None:
         (ChildParentOptions, {"repeats": 0}, "repeats is 0"),
         (ChildParentOptions, {"cost_weight": -1}, "cost_weight is -1"),
         (ChildParentOptions, {"score_norms": "own"}, "no score_norms named 'own'"),
+        (AbandonOptions, {"score_convolutions": "bits"}, "no score_convolutions named 'bits'"),
         (AbandonOptions, {"draws": "ucb"}, "no draws named 'ucb'"),
         (AbandonOptions, {"warmup_epochs": -1}, "warmup_epochs is -1"),
         (AbandonOptions, {"learning_rate": 0}, "learning_rate is 0"),
@@ -176,6 +177,11 @@ def test_weights_of_the_child_are_handed_on() -> None:
 def test_bad_options(options: type, values: dict, message: str) -> None:
     with pytest.raises(BnasError, match=message):
         options(**values)
+
+
+def test_scores_are_computed_as_the_options_say() -> None:
+    search = ChildParent(task(), ChildParentOptions(score_convolutions="packed", score_norms="recalibrated"))
+    assert {member.score.convolutions for member in search._members.values()} == {"packed"}
 
 
 def test_a_real_child_is_refused() -> None:

@@ -229,3 +229,9 @@ def test_active_paths_of_a_uniform_step_are_single() -> None:
     assert max(len(active) for active in gates.active.values()) == 1
     assert isinstance(search._feasible, Feasible)
     assert EvolutionOptions().budget.limits == {}
+
+
+def test_candidates_are_scored_as_the_options_say() -> None:
+    assert evolution(score_convolutions="float")._evaluator._score.convolutions == "float"
+    with pytest.raises(BnasError, match="no score_convolutions named 'bits'"):
+        EvolutionOptions(score_convolutions="bits")
