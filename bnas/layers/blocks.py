@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from bnas.binary.schemes import Scheme
 from bnas.layers.activation import Activation
 from bnas.layers.conv import BinaryConv2d
+from bnas.layers.following import Following, convolved
 from bnas.layers.norm import NormBinarize
 
 
@@ -61,8 +62,7 @@ class BinaryPointwise(nn.Module):
         self.residual = c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.activation(self.conv(self.norm(x)))
-        return out + x if self.residual else out
+        return convolved(self.conv, self.norm(x), Following(self.activation, shortcut=x if self.residual else None))
 
 
 class AuxiliaryHead(nn.Module):

@@ -1,7 +1,6 @@
 """Binary convolution: inputs and weights of +-1, or sums of few +-1 terms, by a scheme; scales per output channel."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,7 @@ class BinaryConv2d(Multiplying):
 
     per_filter = (1, -1, 1, 1)
     # What multiplies signs by signs in place of a convolution of numbers, for a while (`layers.packed`).
-    product: Callable[[Any, Tensor, BitTerm], Tensor] | None = None
+    product: Callable[..., Tensor] | None = None
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from bnas.binary.schemes import Scheme
 from bnas.errors import BnasError
 from bnas.layers.activation import Activation
 from bnas.layers.conv import BinaryConv2d
+from bnas.layers.following import Following, convolved
 from bnas.layers.shuffle import ChannelShuffle
 
 
@@ -79,10 +80,8 @@ class BinaryConvOp(BinaryOp):
         self.residual = residual and stride == 1
 
     def forward(self, x: Tensor, x_binary: Tensor | None = None) -> Tensor:
-        out: Tensor = self.activation(self.conv(self.binary_input(x, x_binary)))
-        if self.shuffle is not None:
-            out = self.shuffle(out)
-        return out + x if self.residual else out
+        binary = self.binary_input(x, x_binary)
+        return convolved(self.conv, binary, Following(self.activation, self.shuffle, x if self.residual else None))
 
 
 class SeparableOp(BinaryOp):

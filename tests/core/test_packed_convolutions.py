@@ -16,6 +16,7 @@ from bnas.errors import BnasError
 from bnas.kernels.cpu.layer import BinaryLayer
 from bnas.layers import BinaryConv2d, NormBinarize, packed
 from bnas.layers.comparison import Comparison
+from bnas.layers.ops import BinaryConvOp
 from bnas.layers.packed import packed_convolutions
 from bnas.space import Gates, NetSpec, SearchSpace, Supernet
 from bnas.training.metrics import batch_statistics, evaluating, recalibrate
@@ -172,6 +173,32 @@ def test_weights_that_an_optimizer_changed_are_packed_again(plans: list[BinaryLa
         after = net(x)
     assert not torch.equal(after, before)
     assert torch.equal(after, net(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["none", "relu", "prelu", "rprelu", "hardtanh"])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_what_follows_a_convolution_is_equal_too(
+    activation: str, layout: torch.memory_format, plans: list[BinaryLayer]
+) -> None:
+    scheme = make_scheme("xnor")
+    op = BinaryConvOp(
+        12, 1, scheme, kernel_size=3, norm=NormBinarize(12, scheme), groups=3, shuffle_groups=3, activation=activation
+    ).eval()
+    for parameter in op.activation.parameters():
+        parameter.copy_(torch.linspace(-1, 2, 12))
+    x = torch.randn(2, 12, 5, 7).contiguous(memory_format=layout)
+    expected = op(x)
+    with packed_convolutions(op, "packed"):
+        assert torch.equal(op(x), expected)
+        for parameter in op.activation.parameters():
+            parameter.mul_(2)
+        after = op(x)
+    assert plans
+    assert torch.equal(op(x), after)
+    followed = plans[-1].epilogue
+    inside = activation != "rprelu" and layout is torch.channels_last
+    assert (followed.source is not None) == inside
 
 
 @torch.no_grad()
