@@ -100,7 +100,6 @@ class _Prepared:
     """A weight laid out for the kernel with what follows it, and its plans for the sizes of input that it meets."""
 
     def __init__(self, layer: BinaryConv2d, channels: int, term: BitTerm, then: Following) -> None:
-        from bnas.kernels.cpu.forms import best_form
         from bnas.kernels.cpu.layer import BinaryLayer
 
         # The layer may be a slice of the widest, or one of several that differ in their groups: the shapes tell.
@@ -110,7 +109,7 @@ class _Prepared:
         self._slope = None if self._slope is None else self._slope.detach().clone()
         stride, padding, dilation, pad_value = _window(layer)
         self._layer = BinaryLayer(
-            best_form(),
+            None,
             pack_weights(term.sign_pm1.numpy()),
             channels=channels,
             stride=stride,
@@ -134,11 +133,14 @@ class _Prepared:
         N, H, W = bits.shape[:3]
         Ho, Wo = self._layer.output_size(H, W)
         out = torch.empty((N, Ho, Wo, self._layer.filters))
-        if (N, H, W) not in self._plans:
-            self._plans[N, H, W] = self._plan(bits.shape, tuple(out.shape), added is not None)
-        plan = self._plans[N, H, W]
-        plan.job["x"], plan.job["out"] = bits.ctypes.data, out.data_ptr()
-        plan.job["first"] = 0 if added is None else added.ctypes.data
+        key = N, H, W, torch.get_num_threads()
+        if key not in self._plans:
+            self._plans[key] = self._plan(bits.shape, tuple(out.shape), added is not None)
+        plan = self._plans[key]
+        plan.read(None, bits.ctypes.data)
+        if added is not None:
+            plan.read(0, added.ctypes.data)
+        plan.job["out"] = out.data_ptr()
         plan()
         return out.permute(0, 3, 1, 2)
 
@@ -146,7 +148,7 @@ class _Prepared:
         from bnas.kernels.cpu.layer import Outputs
 
         real = _somewhere(out, np.float32)
-        return self._layer.plan(_somewhere(bits, np.uint32), Outputs(real=real), first=real if adds else None)
+        return self._layer.plan(_somewhere(bits, np.uint32), Outputs(real=real), added=(real,) if adds else ())
 
 
 def _epilogue(term: BitTerm, then: Following, filters: int) -> "Epilogue":
