@@ -18,6 +18,8 @@ PRECISIONS = ("float32", "bfloat16")
 # What is where in a profile, by a part of the operation's name; the first that fits.
 PARTS = {
     "convolution, backward": ("convolution_backward",),
+    "convolution of bits": ("bnas::convolution_of_bits",),
+    "signs as bits": ("bnas::signs_as_bits",),
     "convolution, forward": ("mkldnn_convolution", "convolution", "conv2d"),
     "norms": ("batch_norm",),
     "pooling": ("pool",),
@@ -45,12 +47,13 @@ def differ(network: str, form: str) -> list[Row]:
     return [Row(network, form, exact=False)]
 
 
-def timed(network: str, forms: Mapping[str, Call], rounds: int, device: str) -> list[Row]:
-    """A row for each form; the parts of the last one are printed."""
+def timed(network: str, forms: Mapping[str, Call], rounds: int, device: str, parts_of: Sequence[str] = ()) -> list[Row]:
+    """A row for each form; the parts of the last one are printed, or of those named."""
     peaks = {form: _peak(step, device) for form, step in forms.items()}
     times = in_turn(forms, rounds)
     first = next(iter(times.values())).us
-    _show_parts(network, *list(forms.items())[-1])
+    for form in parts_of or list(forms)[-1:]:
+        _show_parts(network, form, forms[form])
     return [
         Row(network, form, True, its.us / 1e3, its.spread / 1e3, peaks[form], first / its.us)
         for form, its in times.items()

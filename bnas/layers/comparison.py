@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils._pytree import tree_map_only
 
 from bnas.binary.threshold import Threshold, compare
@@ -38,7 +39,8 @@ class Comparison(Tensor):
 
         if groups not in self._bits:
             value, flip = self._threshold
-            self._bits[groups] = threshold_pack(self._read().float().numpy(), value.numpy(), flip.numpy(), groups)
+            with record_function("bnas::signs_as_bits"):
+                self._bits[groups] = threshold_pack(self._read().float().numpy(), value.numpy(), flip.numpy(), groups)
         return self._bits[groups]
 
     def numbers(self) -> Tensor:

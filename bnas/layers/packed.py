@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import as_strided
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from bnas.binary.terms import BitTerm
 from bnas.binary.threshold import fold
@@ -141,7 +142,8 @@ class _Prepared:
         if added is not None:
             plan.read(0, added.ctypes.data)
         plan.job["out"] = out.data_ptr()
-        plan()
+        with record_function("bnas::convolution_of_bits"):
+            plan()
         return out.permute(0, 3, 1, 2)
 
     def _plan(self, bits: tuple[int, ...], out: tuple[int, ...], adds: bool) -> "Plan":

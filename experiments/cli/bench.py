@@ -104,6 +104,33 @@ def supernet(
 
 
 @bench.command()
+def score(
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable. Default: bats, bnas_gist, cp_nas, widths, group_mobilenet."),
+    ] = None,
+    scheme: Annotated[str, typer.Option(help="A scheme of one sign by one sign multiplies bits.")] = "xnor",
+    batch: Annotated[int, typer.Option(min=2, help="Images at once.")] = 64,
+    images: Annotated[int, typer.Option(min=1, help="Images that a path is scored by.")] = 128,
+    paths: Annotated[int, typer.Option(min=1, help="Paths, drawn at random.")] = 4,
+    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain, where a space has cells.")] = 8,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the first cells' nodes.")] = 36,
+    norms: Annotated[str, typer.Option(help="batch, or recalibrated: on two training batches.")] = "batch",
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    json_file: JsonFile = None,
+) -> None:
+    """Scoring a population of paths: binary convolutions of numbers against packed bits.
+
+    Example: [bold]bnas bench score --space bats --paths 2 --rounds 3 --threads 1[/bold]
+    """
+    from experiments import bench_score
+
+    setup = bench_score.Setup(batch, cells, channels, images, paths, scheme, norms)
+    raise typer.Exit(bench_score.run(space, setup, threads, rounds, json_file))
+
+
+@bench.command()
 def train(
     batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
     cells: Annotated[int, typer.Option(min=3, help="Cells in the chain.")] = 20,

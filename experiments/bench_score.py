@@ -1,0 +1,122 @@
+"""`bnas bench score`: paths of a super-network scored with binary convolutions of numbers and of packed bits.
+
+First the logits of every path on one batch, and the scores, are compared to the last bit; where they differ there is no
+time. Images are noise: what a score costs does not depend on what they show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnas import memory, seeding
+from bnas.data import Batches, ImageSet, Normalization
+from bnas.layers.packed import packed_convolutions
+from bnas.scoring import PathScore
+from bnas.space import Gates, NetSpec, SearchSpace, Supernet
+from bnas.training.metrics import batch_statistics, evaluating
+from experiments.bench_forms import Row, differ, show, timed
+from experiments.bench_timing import on_threads, where
+from experiments.console import say, write_json
+from search_spaces import SPACES, make_space
+
+IMAGE = (3, 32, 32)
+CLASSES = 10
+KEYS = ("--batch", "--cells", "--channels")
+# Spaces of chains have sizes of their own.
+OF_CELLS = ("bats", "bnas_gist", "cp_nas", "bnas_beihang", "darts")
+DEFAULT = ("bats", "bnas_gist", "cp_nas", "widths", "group_mobilenet")
+# The first is what the others are compared with.
+FORMS = ("float", "packed", "auto")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is scored: sizes, scheme, and the norms of `PathScore`."""
+
+    batch: int
+    cells: int
+    channels: int
+    images: int
+    paths: int
+    scheme: str
+    norms: str
+
+    def values(self) -> dict[str, object]:
+        return dict(zip(KEYS, (self.batch, self.cells, self.channels), strict=True))
+
+    def supernet(self, space: SearchSpace) -> Supernet:
+        size: dict[str, Any] = {"cells": self.cells, "channels": self.channels} if space.name in OF_CELLS else {}
+        if space.name == "bats" and self.channels % 12:
+            # Twelve channels a group do not divide these.
+            size["groups"] = self.channels // 2
+        with seeding.borrowed(0, "bench score"):
+            net: Any = space.supernet(NetSpec(IMAGE, CLASSES, self.scheme, {}, size))
+        # As a trainer lays it out.
+        laid_out: Supernet = net.to(memory_format=torch.channels_last)
+        return laid_out
+
+    def batches(self, purpose: str) -> Batches:
+        generator = seeding.torch_generator(0, "bench score", purpose)
+        count = max(self.images, self.batch)
+        pixels = torch.randint(0, 256, (count, *IMAGE), generator=generator, dtype=torch.uint8)
+        images = ImageSet(pixels, torch.arange(count) % CLASSES)
+        return Batches(images, self.batch, seed=0, normalization=Normalization.of(images), purpose=purpose)
+
+
+def run(spaces: Sequence[str] | None, setup: Setup, threads: int | None, rounds: int, json_file: Path | None) -> int:
+    """The command; exit code 1 where results differ."""
+    for name in spaces or ():
+        SPACES[name]
+    with on_threads(threads), memory.explaining("bench score", KEYS, setup.values()):
+        here = where()
+        say(f"{here['device']}, {here['threads']} threads, {here['clock']}; {setup}")
+        rows: list[Row] = []
+        for name in spaces or DEFAULT:
+            rows += measure(name, setup, rounds)
+    show(f"{setup.paths} paths scored by {setup.images} images", rows)
+    if json_file is not None:
+        write_json(json_file, {**here, **asdict(setup), "rows": [asdict(row) for row in rows]})
+    return 0 if all(row.exact for row in rows) else 1
+
+
+def measure(name: str, setup: Setup, rounds: int) -> list[Row]:
+    """A row for each form of scoring."""
+    space = make_space(name)
+    net = setup.supernet(space)
+    rng = seeding.numpy_generator(0, "bench score", "paths")
+    paths = [space.gates(space.random(rng)) for _ in range(setup.paths)]
+    train, val = setup.batches("train"), setup.batches("val")
+    forms = {}
+    for form in FORMS:
+        score = PathScore(net, train, val, setup.images, setup.norms, 2, convolutions=form)
+        forms[form] = Population(score, paths)
+    expected = [logits(net, gates, val, "float") for gates in paths], forms["float"]()
+    for form in FORMS[1:]:
+        found = [logits(net, gates, val, form) for gates in paths], forms[form]()
+        if found[1] != expected[1] or not all(map(torch.equal, found[0], expected[0])):
+            return differ(name, form)
+    return timed(name, forms, rounds, "cpu", parts_of=("float", "auto"))
+
+
+@dataclass(frozen=True)
+class Population:
+    """Paths that are scored again and again."""
+
+    score: PathScore
+    paths: Sequence[Gates]
+
+    def __call__(self) -> list[float]:
+        return [self.score(gates) for gates in self.paths]
+
+
+@torch.no_grad()
+def logits(net: Supernet, gates: Gates, val: Batches, form: str) -> Tensor:
+    """Of the first batch, by its statistics."""
+    images, _ = next(val.fixed(1))
+    with evaluating(net), packed_convolutions(net, form), batch_statistics(net):
+        result: Tensor = net(images, gates)
+    return result
