@@ -1,7 +1,11 @@
 """Evaluation in bits: in a block, the binary convolutions of a network multiply packed signs where that is quicker.
 
 The integers are those of the convolution of numbers, and what multiplies them is the same, so that results are equal to
-the last bit. A norm makes its signs as bits once for all that read them, and weights are packed once in a block.
+the last bit. A norm makes its signs as bits once for all that read them, and weights are packed once in a block. What
+follows a convolution in a candidate operation is computed while its results are stored.
+
+Numbers are multiplied as ever where operands are sums of several signs or real, and on other devices than a CPU: a GPU
+waits for the start of many small operations rather than for convolutions, and packing starts more of them.
 """
 
 import time
