@@ -155,7 +155,7 @@ def _milliseconds(row: Row) -> str:
 
 
 def _show_parts(network: PackedNetwork, batch: int, rounds: int) -> None:
-    """Where the time goes: steps that are one operation by its kind, fused ones as packed layers."""
+    """Where the time goes: packed layers, comparisons, and real operations by their kinds."""
     if network.fused is None:
         raise BnasError(f"back end {network.backend} runs operations one by one: there are no steps to time")
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -183,4 +183,6 @@ def _show_parts(network: PackedNetwork, batch: int, rounds: int) -> None:
 
 
 def _part(step: Step) -> str:
-    return step.ops[0].kind if step.conv is None else "packed layers"
+    if step.conv is not None:
+        return "packed layers"
+    return step.ops[0].kind if step.threshold is None else "comparisons"

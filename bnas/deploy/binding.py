@@ -3,7 +3,7 @@
 Real values between steps are float32 [N, C, H, W] in the memory order [N, H, W, C].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from bnas.deploy.fusion import Step
 from bnas.deploy.ir import Op
 from bnas.deploy.prepared import Prepared, map_size
 from bnas.deploy.shapes import Value
+from bnas.kernels.cpu.compare import Comparison
 from bnas.kernels.cpu.layer import Outputs, Plan
 from bnas.kernels.cpu.pool import BitPool
 from bnas.kernels.cpu.real import follow
@@ -62,6 +63,8 @@ class Binding:
     def _bind(self, step: Step) -> Run:
         if step.conv is not None:
             return self._product(step, step.conv)
+        if step.threshold is not None:
+            return self._comparison(step, step.threshold)
         if self._prepared.is_pool_of_bits(step):
             return self._pool(step)
         return self._alone(step)
@@ -95,16 +98,26 @@ class Binding:
             outputs = Outputs(real=real[None, :, None] if linear else real)
             return outputs, result if linear else result.permute(0, 3, 1, 2)
         assert step.bits is not None
-        words = self._take(step.output, (H, W, value.groups, words_for(C // value.groups)), np.uint32)
-        return Outputs(bits=words, bits_threshold=self._prepared.threshold(step.bits)), self._make_bits(
-            words, value.shape
-        )
+        words, result = self._bits(step.output)
+        return Outputs(bits=words, bits_threshold=self._prepared.threshold(step.bits)), result
 
-    def _pool(self, step: Step) -> Run:
-        op, value = step.ops[0], self._prepared.values[step.output]
+    def _bits(self, name: str) -> tuple[Array, Any]:
+        """Memory for bits, and that as a value."""
+        value = self._prepared.values[name]
         C, H, W = map_size(value)
         assert value.groups is not None
-        words = self._take(step.output, (H, W, value.groups, words_for(C // value.groups)), np.uint32)
+        words = self._take(name, (H, W, value.groups, words_for(C // value.groups)), np.uint32)
+        return words, self._make_bits(words, value.shape)
+
+    def _comparison(self, step: Step, threshold: Op) -> Run:
+        words, result = self._bits(step.output)
+        maps = [self._operand(name, False) for name in step.ops[0].inputs]
+        comparison = Comparison(maps, self._prepared.threshold(threshold), words)
+        return self._planned(comparison, step.ops[0].inputs, result)
+
+    def _pool(self, step: Step) -> Run:
+        op = step.ops[0]
+        words, result = self._bits(step.output)
         pool = BitPool(
             self._operand(op.inputs[0], False),
             words,
@@ -114,14 +127,14 @@ class Binding:
             padding=op.pair("padding"),
             dilation=op.pair("dilation"),
         )
-        return self._planned(pool, list(op.inputs), self._make_bits(words, value.shape))
+        return self._planned(pool, op.inputs, result)
 
-    def _planned(self, plan: Plan | BitPool, reads: list[str], result: Any) -> Run:
-        """`reads`: the input, then what is added. Where torch puts a value is told in each run."""
-        moving = [(name, place - 1 if place else None) for place, name in enumerate(reads) if name not in self._fixed]
+    def _planned(self, plan: Plan | BitPool | Comparison, reads: Sequence[str], result: Any) -> Run:
+        """`reads`: the value in each place of the plan. Where torch puts a value is told in each run."""
+        moving = [(place, name) for place, name in enumerate(reads) if name not in self._fixed]
 
         def run(values: dict[str, Any]) -> Any:
-            for name, place in moving:
+            for place, name in moving:
                 values[name], address = _in_place(values[name])
                 plan.read(place, address)
             plan()

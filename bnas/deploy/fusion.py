@@ -18,11 +18,11 @@ OnlyReader = Callable[[str], Op | None]
 
 @dataclass(frozen=True)
 class Step:
-    """One operation, a real one with its norm and activation (`conv` is None for both), or a binary product.
+    """A real operation with its norm and activation, or a comparison (`conv` is None), or a binary product.
 
-    In order: `threshold` makes its bits from real values; `conv`, a binary convolution or linear layer; `batch_norm`;
-    `activation`; `shuffle`; `added` other values, one after the other; `bits` compares the result again. `output` is what
-    the step writes.
+    A comparison (`threshold`) may read the parts of a concatenation. A product is, in order: `threshold` makes its bits
+    from real values; `conv`, a binary convolution or linear layer; `batch_norm`; `activation`; `shuffle`; `added` other
+    values, one after the other; `bits` compares the result again. `output` is what the step writes.
     """
 
     ops: tuple[Op, ...]
@@ -57,17 +57,31 @@ def fuse(program: Program) -> tuple[Step, ...]:
         found = readers.get(name, [])
         return found[0] if len(found) == 1 and name != program.output else None
 
-    taken: set[str] = set()
-    chains: list[Step] = []
+    chains = _compared_joins(program, writer, only_reader)
+    taken = {op.output for step in chains for op in step.ops}
     for conv in program.ops:
-        if conv.kind in LAST_STAGE:
+        if conv.kind in LAST_STAGE and conv.output not in taken:
             step = _chain(conv, only_reader, taken)
             taken.update(op.output for op in step.ops)
             chains.append(step)
     chains = [_with_threshold(step, writer, only_reader, taken) if step.conv else step for step in chains]
-    alone = [Step((op,), op.output) for op in program.ops if op.output not in taken]
+    alone = [_alone(op) for op in program.ops if op.output not in taken]
     # A step runs where its last operation stood: all that it reads is there by then.
     return tuple(sorted([*chains, *alone], key=lambda step: max(place[op.output] for op in step.ops)))
+
+
+def _compared_joins(program: Program, writer: dict[str, Op], only_reader: OnlyReader) -> list[Step]:
+    """Comparisons that alone read a concatenation."""
+    found = []
+    for op in program.ops:
+        joined = writer.get(op.inputs[0]) if op.kind in COMPARISONS else None
+        if joined is not None and joined.kind == "concat" and only_reader(joined.output) is op:
+            found.append(Step((joined, op), op.output, threshold=op))
+    return found
+
+
+def _alone(op: Op) -> Step:
+    return Step((op,), op.output, threshold=op if op.kind in COMPARISONS else None)
 
 
 def _chain(first: Op, only_reader: OnlyReader, taken: set[str]) -> Step:

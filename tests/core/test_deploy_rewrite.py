@@ -1,5 +1,7 @@
 """What a program becomes before it is fused: linear layers on maps, maxima of bits; equal to the operations as written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,10 +137,70 @@ def test_pools_behind_each_other_are_all_of_bits():
     check_equal(made, with_ties(3, (3, 9, 9)))
 
 
-def test_threads_do_not_change_the_bits(monkeypatch):
-    made, x = pooled(nn.MaxPool2d(3, 2, 1), shape=(3, 9, 9)), images(5)
+class Joined(nn.Module):
+    """Maps of several widths side by side, some written by torch, compared twice, in groups too."""
+
+    def __init__(self, scheme_name="bireal"):
+        super().__init__()
+        scheme = make_scheme(scheme_name)
+        self.norm, self.pool = NormBinarize(3, scheme), nn.AvgPool2d(3, 1, 1)
+        self.wide, self.slim = BinaryConv2d(3, 41, 3, scheme, padding=1), BinaryConv2d(3, 16, 3, scheme, padding=1)
+        self.first, self.second = NormBinarize(60, scheme), NormBinarize(60, scheme)
+        self.all, self.apart = BinaryConv2d(60, 4, 1, scheme), BinaryConv2d(60, 4, 1, scheme, groups=4)
+        self.head = nn.Linear(4, len(CLASSES))
+
+    def forward(self, x):
+        bits = self.norm(x)
+        joined = torch.cat([self.wide(bits), self.pool(x), self.slim(bits)], 1)
+        y = self.all(self.first(joined)) + self.apart(self.second(joined))
+        return self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(y, 1), 1))
+
+
+@pytest.mark.parametrize("name", ["bireal", "rebnet"])
+def test_a_concatenation_that_is_only_compared_is_never_written(name):
+    made = packed(trained(Joined(name)))
+    found = kinds(made)
+    assert ["concat", "threshold"] in found
+    assert (["concat", "parity_threshold"] in found) == (name == "rebnet")
+    assert ["concat"] not in found
+    for count in (1, 5):
+        check_equal(made, images(count))
+
+
+def test_a_concatenation_that_others_read_is_written():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.conv = NormBinarize(6, SCHEME), BinaryConv2d(6, 6, 1, SCHEME)
+            self.head = nn.Linear(6 * 81, len(CLASSES))
+
+        def forward(self, x):
+            joined = torch.cat([x, torch.relu(x)], 1)
+            return self.head(torch.flatten(self.conv(self.norm(joined)) + joined, 1))
+
+    made = packed(trained(Both()))
+    assert kinds(made)[1:3] == [["concat"], ["threshold", "binary_conv2d", "add"]]
+    check_equal(made, images(3))
+
+
+def test_names_of_a_file_do_not_collide_with_new_ones():
+    made = pooled(nn.MaxPool2d(2), shape=(3, 9, 9))
+    first, conv, pool, second, *rest = made.program.ops
+    taken = f"{second.output}.whole"
+    ops = (replace(first, output=taken), replace(conv, inputs=(taken,)), pool, second, *rest)
+    made = type(made)(replace(made.program, ops=ops), made.tensors)
+    assert kinds(made)[1] == ["max_pool2d"]
+    check_equal(made, images(3))
+
+
+@pytest.mark.parametrize(
+    "model", [lambda: pooled(nn.MaxPool2d(3, 2, 1), shape=(3, 9, 9)), lambda: packed(trained(Joined()))]
+)
+def test_threads_do_not_change_the_bits(monkeypatch, model):
+    made, x = model(), images(5)
     expected = PackedNetwork(made)(x)
-    monkeypatch.setattr("bnas.kernels.cpu.pool.READS_FOR_THREADS", 0)
+    for work in ("pool.READS_FOR_THREADS", "compare.VALUES_FOR_THREADS"):
+        monkeypatch.setattr(f"bnas.kernels.cpu.{work}", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

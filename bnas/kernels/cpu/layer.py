@@ -103,12 +103,12 @@ class Plan:
     scratch_bytes: int
     kept: list[Any] = field(default_factory=list)
 
-    def read(self, place: int | None, address: int) -> None:
-        """Where the next runs find what is added in that place, or the input (None)."""
-        if place is None:
+    def read(self, place: int, address: int) -> None:
+        """Where the next runs find the input (place 0), or what is added (from 1)."""
+        if place == 0:
             self.job["x"] = address
         else:
-            self.added[place, 0] = address
+            self.added[place - 1, 0] = address
 
     def __call__(self) -> None:
         threads = threads_for(self.products, PRODUCTS_FOR_THREADS) if self.tasks > 1 else 1

@@ -52,7 +52,7 @@ class BitPool:
         self._lines = len(x) * out.shape[1]
         self._reads = self._lines * out.shape[2] * groups * words * kernel[0] * kernel[1]
 
-    def read(self, place: int | None, address: int) -> None:
+    def read(self, place: int, address: int) -> None:
         """Where the next runs find the input, the only thing that is read."""
         self.job["x"] = address
 

@@ -170,6 +170,19 @@ def follow_real(typing_context, x, parameters, stride, count):  # type: ignore[n
     return types.void(*[types.int64] * 4), generate
 
 
+@intrinsic
+def copy_some(typing_context, x, out, count):  # type: ignore[no-untyped-def]
+    """16 float32 at `out`: the first `count` from x, of which no more is read, and zeros."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        x, out, count = arguments
+        floats = ir.VectorType(F32, LANES)
+        b.store(_load_first(b, x, floats, count), pointer(b, out, floats), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
 def _peek(kind: ir.Type, numba_type: Any) -> Any:
     @intrinsic
     def peek(typing_context, address):  # type: ignore[no-untyped-def]

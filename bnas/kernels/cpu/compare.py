@@ -1,0 +1,92 @@
+"""Comparisons planned like a layer: real values, in one map or side by side in several, to bits.
+
+A concatenation that is only compared is never written: its parts meet in the cache, a pixel at a time.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import config, get_thread_id, prange
+from numpy.typing import NDArray
+
+from bnas.kernels.cpu.compiled import compare_pixel
+from bnas.kernels.cpu.jit import compiled, threads_for
+from bnas.kernels.cpu.layer import Threshold, pixel_bytes
+from bnas.kernels.cpu.operands import aligned
+from bnas.kernels.cpu.pack import VALUES_FOR_THREADS
+from bnas.kernels.cpu.vectors import copy_some, number_at
+from bnas.kernels.packing import Words, words_for
+
+PIXELS_AT_ONCE = 64
+
+_FIELDS = (
+    "parts", "part_count", "pixels", "channels", "thresholds", "signs", "comparisons", "threshold_bytes",
+    "groups", "group_channels", "words", "out", "scratch", "scratch_bytes", "flat_at",
+)  # fmt: skip
+
+COMPARE = np.dtype([(name, np.int64) for name in _FIELDS])
+
+
+class Comparison:
+    """Real maps [N, H, W, C_i], their channels one after the other, to bits [N, H, W, groups, words]."""
+
+    def __init__(self, maps: Sequence[NDArray[np.float32]], threshold: Threshold, out: Words) -> None:
+        channels, pixels = sum(x.shape[3] for x in maps), out.shape[0] * out.shape[1] * out.shape[2]
+        values, signs = threshold.rows()
+        # Where each map lies, bytes from one of its pixels to the next, its channels.
+        self.parts = np.array([(x.ctypes.data, pixel_bytes(x), x.shape[3]) for x in maps], np.int64)
+        # One pixel, copied 16 values at a time, and its bits before they are grouped.
+        flat_at = 4 * (channels + 16)
+        per_thread = -(-(flat_at + 4 * (words_for(channels) + 1)) // 64) * 64
+        scratch = aligned(np.zeros(config.NUMBA_NUM_THREADS * per_thread, np.uint8))
+        self._kept: list[Any] = [maps, out, values, signs, scratch]
+        self._values, self._tasks = pixels * channels, -(-pixels // PIXELS_AT_ONCE)
+        groups, words = out.shape[3:]
+        given = (
+            self.parts.ctypes.data, len(maps), pixels, channels, values.ctypes.data, signs.ctypes.data, len(values),
+            values.strides[0], groups, channels // groups, words, out.ctypes.data, scratch.ctypes.data, per_thread,
+            flat_at,
+        )  # fmt: skip
+        self.job = np.zeros(1, dtype=COMPARE)
+        for name, value in zip(_FIELDS, given, strict=True):
+            self.job[name] = value
+
+    def read(self, place: int, address: int) -> None:
+        """Where the next runs find the map in that place."""
+        self.parts[place, 0] = address
+
+    def __call__(self) -> None:
+        run = _parallel if threads_for(self._values, VALUES_FOR_THREADS) > 1 else _serial
+        run(self.job, self._tasks)
+
+
+@compiled()
+def _some(j, task, thread):  # type: ignore[no-untyped-def]
+    row = j.scratch + thread * j.scratch_bytes
+    for p in range(task * PIXELS_AT_ONCE, min(j.pixels, (task + 1) * PIXELS_AT_ONCE)):
+        x = number_at(j.parts) + p * number_at(j.parts + 8)
+        if j.part_count > 1:
+            x, to = row, row
+            for part in range(j.parts, j.parts + 24 * j.part_count, 24):
+                start, count = number_at(part) + p * number_at(part + 8), number_at(part + 16)
+                for c in range(0, count, 16):
+                    copy_some(start + 4 * c, to + 4 * c, count - c)
+                to += 4 * count
+        compare_pixel(
+            x, j.channels, j.thresholds, j.signs, j.comparisons, j.threshold_bytes, row + j.flat_at, j.groups,
+            j.group_channels, j.words, j.out + 4 * p * j.groups * j.words,
+        )  # fmt: skip
+
+
+@compiled()
+def _serial(job, tasks):  # type: ignore[no-untyped-def]
+    j = job[0]
+    for task in range(tasks):
+        _some(j, task, 0)
+
+
+@compiled(parallel=True)
+def _parallel(job, tasks):  # type: ignore[no-untyped-def]
+    for task in prange(tasks):
+        _some(job[0], task, get_thread_id())
