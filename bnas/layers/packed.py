@@ -142,9 +142,9 @@ class _Prepared:
         if key not in self._plans:
             self._plans[key] = self._plan(bits.shape, tuple(out.shape), added is not None)
         plan = self._plans[key]
-        plan.read(None, bits.ctypes.data)
+        plan.read(0, bits.ctypes.data)
         if added is not None:
-            plan.read(0, added.ctypes.data)
+            plan.read(1, added.ctypes.data)
         plan.job["out"] = out.data_ptr()
         with record_function("bnas::convolution_of_bits"):
             plan()
