@@ -233,7 +233,8 @@ class Trainer:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             index = int(bad[0])
-            raise NonFiniteLoss(first_step + index, f"the loss is {losses[index].item()}")
+            lost = "" if (name := not_finite(self.model)) is None else f", and {name} is not a finite number"
+            raise NonFiniteLoss(first_step + index, f"the loss is {losses[index].item()}{lost}")
 
 
 @torch.no_grad()

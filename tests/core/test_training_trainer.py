@@ -400,6 +400,17 @@ def test_a_loss_that_is_not_a_number_stops_before_it_changes_a_weight():
     assert same(before, {name: p.detach() for name, p in model.named_parameters()})
 
 
+def test_a_weight_that_took_the_loss_with_it_is_named():
+    model = Tiny()
+    run = trainer(Recipe(epochs=3), model)
+    run.run_steps(1)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float("inf")
+    name = next(name for name, _ in model.named_parameters())
+    with pytest.raises(NonFiniteLoss, match=rf"step 1: the loss is nan, and {name} is not a finite number"):
+        run.run_steps(1)
+
+
 def test_an_image_that_is_not_of_numbers_is_named_before_a_sign_hides_it():
     run = Trainer(Tiny(), Broken(3), Recipe(epochs=3), seed=0)
     with pytest.raises(
