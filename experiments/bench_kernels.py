@@ -95,8 +95,8 @@ def measure(group: str, shape: Shape, batch: int, rounds: int, peak: float) -> R
         return Row(group, str(shape), batch, backend, exact)
     rivals = {**in_torch(shape, torch.from_numpy(x), torch.from_numpy(w)), **in_int8(shape, x, w)}
     times = in_turn({"packed": packed, **rivals}, rounds)
-    mine, fp32, bf16 = times["packed"], _least(times, "fp32"), _least(times, "bf16")
-    int8 = _least(times, "int8")
+    mine, fp32, bf16 = times["packed"], least(times, "fp32"), least(times, "bf16")
+    int8 = least(times, "int8")
     by = min((name for name in times if name.startswith("int8")), key=lambda name: times[name].us, default=None)
     threads = torch.get_num_threads()
     return Row(
@@ -155,7 +155,8 @@ def packed_layer(shape: Shape, x: NDArray[np.float32], w: NDArray[np.float32]) -
     return plan, np.array_equal(sums, expected)
 
 
-def _least(times: Mapping[str, Timing], kind: str) -> float | None:
+def least(times: Mapping[str, Timing], kind: str) -> float | None:
+    """Microseconds of the quickest of that kind."""
     return min((timing.us for name, timing in times.items() if name.startswith(kind)), default=None)
 
 

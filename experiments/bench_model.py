@@ -23,10 +23,10 @@ from bnas.genotype import Genotype
 from bnas.kernels.cpu.peak import products_per_second
 from bnas.seeding import torch_generator
 from bnas.space import NetSpec
-from experiments import bench_kernels
-from experiments.bench_kernels import BATCHES, Row, ratio
+from experiments import bench_int8, bench_kernels
+from experiments.bench_kernels import BATCHES, Row, least, ratio
 from experiments.bench_networks import NETWORKS, make
-from experiments.bench_rivals import Shape
+from experiments.bench_rivals import Shape, has_bfloat16
 from experiments.bench_timing import Call, in_turn, on_threads, ratio_text, where
 from experiments.console import say, table, write_json
 from experiments.deployment import load_packed
@@ -44,7 +44,8 @@ def run(path: Path, batches: Sequence[int] | None, threads: int | None, rounds: 
         network = PackedNetwork(packed)
         say(f"{path.name}: {network}")
         say(f"{here['device']}, {here['threads']} threads, {here['clock']}")
-        rows = [row for batch in batches or BATCHES for row in whole(path.name, network, real, batch, rounds)]
+        int8 = None if real is None else _int8(real, network)
+        rows = [row for batch in batches or BATCHES for row in whole(path.name, network, real, batch, rounds, int8)]
         _show(rows)
         _show_parts(network, (batches or BATCHES)[0], rounds)
         peak = products_per_second()
@@ -66,8 +67,20 @@ def _from_file(path: Path) -> tuple[Packed, nn.Module | None]:
     return packed, make_space(genotype.space, dict(genotype.space_args)).build(genotype, spec).eval()
 
 
-def whole(name: str, network: PackedNetwork, real: nn.Module | None, batch: int, rounds: int) -> list[Row]:
-    """A row for each back end that is here."""
+def _int8(real: nn.Module, network: PackedNetwork) -> bytes | None:
+    """The rival in int8; where there is none, the reason is said."""
+    images = torch.randn((1, *network.program.input_shape), generator=torch_generator(0, "bench calibration"))
+    try:
+        return bench_int8.quantized(real, images)
+    except BnasError as error:
+        say(f"int8: not timed: {error}")
+        return None
+
+
+def whole(
+    name: str, network: PackedNetwork, real: nn.Module | None, batch: int, rounds: int, int8: bytes | None = None
+) -> list[Row]:
+    """A row for each back end that is here; `int8`: the rival as ONNX."""
     generator = torch_generator(0, "bench", batch)
     x = torch.randn((batch, *network.program.input_shape), generator=generator)
     candidates: dict[str, Call] = {f"packed {network.backend}": lambda: network(x)}
@@ -78,11 +91,12 @@ def whole(name: str, network: PackedNetwork, real: nn.Module | None, batch: int,
         return [Row("whole", name, batch, network.backend, exact)]
     if real is not None:
         candidates |= _real(real, x)
+    if int8 is not None:
+        candidates["int8 onnxruntime"] = bench_int8.session(int8, x)
     times = in_turn(candidates, rounds)
     if batch == 1:
         times |= in_turn({"packed reference": lambda: plain["reference"](x)}, REFERENCE_ROUNDS)
-    fp32 = min((its.us for rival, its in times.items() if rival.startswith("fp32")), default=None)
-    bf16 = times["bf16"].us if "bf16" in times else None
+    fp32, bf16, in_int8 = (least(times, kind) for kind in ("fp32", "bf16", "int8"))
     return [
         Row(
             group="whole",
@@ -94,8 +108,11 @@ def whole(name: str, network: PackedNetwork, real: nn.Module | None, batch: int,
             packed_spread=mine.spread,
             fp32_us=fp32,
             bf16_us=bf16,
+            int8_us=in_int8,
+            int8_by=None if in_int8 is None else "int8 onnxruntime",
             ratio_fp32=ratio(fp32, mine),
             ratio_bf16=ratio(bf16, mine),
+            ratio_int8=ratio(in_int8, mine),
         )
         for backend, mine in times.items()
         if backend.startswith("packed")
@@ -104,9 +121,12 @@ def whole(name: str, network: PackedNetwork, real: nn.Module | None, batch: int,
 
 def _real(real: nn.Module, x: Tensor) -> Mapping[str, Call]:
     last = copy.deepcopy(real).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    low, by_pixel = copy.deepcopy(last).bfloat16(), x.contiguous(memory_format=torch.channels_last)
-    in_low = by_pixel.bfloat16()
-    return {"fp32 NCHW": lambda: real(x), "fp32 NHWC": lambda: last(by_pixel), "bf16": lambda: low(in_low)}
+    by_pixel = x.contiguous(memory_format=torch.channels_last)
+    in_float: dict[str, Call] = {"fp32 NCHW": lambda: real(x), "fp32 NHWC": lambda: last(by_pixel)}
+    if not has_bfloat16():
+        return in_float
+    low, in_low = copy.deepcopy(last).bfloat16(), by_pixel.bfloat16()
+    return {**in_float, "bf16": lambda: low(in_low)}
 
 
 def _shapes(network: PackedNetwork) -> list[Shape]:
@@ -131,7 +151,7 @@ def _square(op: Op, network: PackedNetwork, size: tuple[int, ...]) -> Shape | No
 def _show(rows: Sequence[Row]) -> None:
     table(
         "\nthe whole network",
-        ("", "batch", "back end", "packed ms", "fp32", "bf16"),
+        ("", "batch", "back end", "packed ms", "fp32", "bf16", "int8"),
         [
             (
                 row.shape,
@@ -140,6 +160,7 @@ def _show(rows: Sequence[Row]) -> None:
                 _milliseconds(row),
                 ratio_text(row.ratio_fp32),
                 ratio_text(row.ratio_bf16),
+                ratio_text(row.ratio_int8),
             )
             for row in rows
         ],

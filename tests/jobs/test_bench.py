@@ -1,16 +1,18 @@
 """Benchmarks: what is compared before it is timed, what is printed and written. No test looks at a time."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bnas.deploy import file
 from bnas.deploy.runtime import PackedNetwork
-from experiments import bench_kernels, bench_model, bench_networks
+from experiments import bench_int8, bench_kernels, bench_model, bench_networks
 from experiments.bench_rivals import Shape, in_int8, in_torch
 from experiments.bench_timing import in_turn, on_threads, ratio_text
 from tests.core.packed_networks import Cell, packed, trained
@@ -102,7 +104,8 @@ def test_the_networks_that_are_made_have_a_real_twin(monkeypatch: pytest.MonkeyP
         assert real(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
-def test_rivals_compute_the_layer() -> None:
+def test_rivals_compute_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.bench_rivals.has_bfloat16", lambda: True)
     shape = SHAPES["resnet18"][1]
     x, w = bench_kernels.operands(shape, 2)
     found = in_torch(shape, torch.from_numpy(x), torch.from_numpy(w))
@@ -111,6 +114,36 @@ def test_rivals_compute_the_layer() -> None:
     assert expected.numel() * 12 // 4 * 25 == shape.products(2)
     for call in (*found.values(), *in_int8(shape, x, w).values()):
         assert tuple(np.shape(call() if not isinstance(result := call(), list) else result[0])) == tuple(expected.shape)
+
+
+def test_a_network_in_int8_is_a_rival() -> None:
+    onnx = pytest.importorskip("onnx")
+    network = PackedNetwork(packed(trained(Cell("bats"))))
+    torch.manual_seed(0)
+    channels, height, width = network.program.input_shape
+    convolution = nn.Sequential(nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    real = nn.Sequential(convolution, nn.Linear(8 * (height - 2) * (width - 2), 5)).eval()
+    images = torch.randn(3, channels, height, width)
+    model = bench_int8.quantized(real, images)
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load_from_string(model).graph.node}
+    (found,) = bench_int8.session(model, images)()
+    expected = real(images).detach().numpy()
+    # Of 8 bits, and not the real network under another name.
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert not np.allclose(found, expected, rtol=1e-5)
+    for row in bench_model.whole("cell", network, None, 1, 3, model):
+        assert row.int8_us is not None
+        assert row.packed_us is not None
+        assert row.ratio_int8 == row.int8_us / row.packed_us
+
+
+def test_why_there_is_no_int8_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    network = PackedNetwork(packed(trained(Cell("bats"))))
+    assert bench_model._int8(nn.Flatten(), network) is None
+    assert "int8: not timed: onnx is not installed: pip install 'bnas[onnx]'" in capsys.readouterr().out
 
 
 def test_candidates_take_turns() -> None:
