@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.errors import BnasError
+from bnas.kernels.cpu.forms import features
 
 Call = Callable[[], Any]
 
@@ -53,6 +54,8 @@ def quantized(real: nn.Module, x: Tensor) -> bytes:
                 op_types_to_quantize=QUANTIZED,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                # Without VNNI, the sum of two products of 8 bits does not fit: weights of 7.
+                reduce_range=not features() & {"avx512vnni", "avxvnni"},
             )
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise BnasError(f"onnxruntime does not quantize this network: {error}") from error

@@ -56,7 +56,10 @@ class Shape:
 
 
 def in_torch(shape: Shape, x: Tensor, w: Tensor) -> dict[str, Call]:
-    """float32 in both memory orders and, where the processor has it, bfloat16, for x [N, C, H, W] and w [O, C / groups, k, k], or matrices."""
+    """float32 in both memory orders, and bfloat16 where the processor has it.
+
+    For x [N, C, H, W] and w [O, C / groups, k, k], or matrices.
+    """
     if shape.kernel == 0:
         xb, wb = x.bfloat16(), w.bfloat16()
         in_low: dict[str, Call] = {"bf16": lambda: F.linear(xb, wb)} if has_bfloat16() else {}
