@@ -15,7 +15,8 @@ from torch import Tensor
 from bnas.deploy.arena import Arena
 from bnas.deploy.fusion import Step
 from bnas.deploy.ir import Op
-from bnas.deploy.prepared import Prepared, map_size
+from bnas.deploy.prepared import Prepared
+from bnas.deploy.rewrite import map_size
 from bnas.deploy.shapes import Value
 from bnas.kernels.cpu.compare import Comparison
 from bnas.kernels.cpu.layer import Outputs, Plan

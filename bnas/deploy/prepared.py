@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from bnas.deploy.file import Packed
 from bnas.deploy.fusion import Step, fuse
 from bnas.deploy.ir import Op, Program
-from bnas.deploy.rewrite import Rewritten, rewrite
+from bnas.deploy.rewrite import Rewritten, joins_for_comparisons, map_size, on_map, rewrite
 from bnas.deploy.shapes import Value
 from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, Threshold
-from bnas.kernels.packing import pack_weights, unpack_matrix
 
 Array = NDArray[Any]
 MakeLayer = Callable[..., BinaryLayer]
@@ -49,7 +48,7 @@ class Prepared:
 def prepare(packed: Packed, layer: MakeLayer) -> Prepared:
     """`layer` makes a `BinaryLayer` for the processor."""
     tensors = packed.tensors
-    rewritten = rewrite(packed.program, tensors)
+    rewritten = joins_for_comparisons(rewrite(packed.program, tensors))
     steps = fuse(rewritten.program)
     layers = {step.output: _layer(step, rewritten.values, tensors, layer) for step in steps if step.conv is not None}
     following = {
@@ -58,12 +57,6 @@ def prepare(packed: Packed, layer: MakeLayer) -> Prepared:
         if step.conv is None and len(step.ops) > 1
     }
     return Prepared(rewritten, tensors, steps, layers, following)
-
-
-def map_size(value: Value) -> tuple[int, int, int]:
-    """(C, H, W); a vector is a map of one pixel."""
-    channels, height, width = (*value.shape, 1, 1)[:3]
-    return channels, height, width
 
 
 def _layer(step: Step, values: Mapping[str, Value], tensors: Mapping[str, Array], layer: MakeLayer) -> BinaryLayer:
@@ -76,9 +69,8 @@ def _layer(step: Step, values: Mapping[str, Value], tensors: Mapping[str, Array]
     following = _following(step, tensors, source)
     if conv.kind == "binary_linear":
         # All images lie on top of each other, as one; the kernel covers an image, and the stride leads to the next.
-        channels, height, width = map_size(values[conv.inputs[0]])
-        pm1 = unpack_matrix(weight, channels * height * width)
-        kernel = pack_weights(pm1.reshape(-1, channels, height, width))
+        channels, height, _ = map_size(values[conv.inputs[0]])
+        kernel = on_map(weight, values[conv.inputs[0]])
         return layer(kernel, channels=channels, stride=(height, 1), epilogue=following)
     return layer(
         weight,

@@ -1,15 +1,13 @@
 """What a program becomes before its operations are fused: the same results by less work, in forms that no file holds.
 
 - A binary linear layer behind a flattened map of bits reads the map itself, as a convolution that covers it.
-- A concatenation that only comparisons read becomes one for each, which compares the parts: it is never written as a whole.
-  (To write each part into its place of the whole was slower: what else reads the part finds its pixels far apart.)
 - The maximum of real values that are then only compared becomes one of bits: max(x) >= t is what any x >= t says, an OR,
   and max(x) <= t what every x <= t says, an AND. So it is with monotone operations in between, a batch norm among them. The
   comparison then joins the layer in front of the pool: its real map, 32 times as large as its bits, is neither written
   nor read. Exact at ties, and at the padding, which is -inf and never the maximum; for values that are no NaN.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +19,7 @@ from bnas.deploy.fusion import fuse
 from bnas.deploy.ir import Op, Program, readers_of
 from bnas.deploy.kinds import COMPARISONS
 from bnas.deploy.shapes import Value, infer
+from bnas.kernels.packing import pack_weights, unpack_matrix
 
 Array = NDArray[Any]
 Channels = NDArray[np.bool_]
@@ -44,7 +43,40 @@ def rewrite(program: Program, tensors: Mapping[str, Array]) -> Rewritten:
     for pool in reversed(program.ops):
         if pool.kind == "max_pool2d":
             program = _pool_of_bits(program, pool, values, tensors, falling)
-    return Rewritten(_joins_for_comparisons(program, values), values, falling)
+    return Rewritten(program, values, falling)
+
+
+def joins_for_comparisons(rewritten: Rewritten) -> Rewritten:
+    """A concatenation that only comparisons read, once for each, which compares the parts: it is never written as a whole.
+
+    (To write each part into its place of the whole was slower: what else reads the part finds its pixels far apart.)
+    """
+    program, values = rewritten.program, dict(rewritten.values)
+    readers, ops, read_as = readers_of(program.ops), list[Op](), dict[str, Op]()
+    for op in program.ops:
+        reading = readers.get(op.output, [])
+        ops.append(read_as.pop(op.output, op))
+        if op.kind != "concat" or op.output == program.output or any(r.kind not in COMPARISONS for r in reading):
+            continue
+        for reader in reading[1:]:
+            own = fresh(f"{op.output}.for.{reader.output}", values)
+            values[own] = values[op.output]
+            ops.append(replace(op, output=own))
+            read_as[reader.output] = replace(reader, inputs=(own,))
+    return replace(rewritten, program=replace(program, ops=tuple(ops)), values=values)
+
+
+def on_map(weight: Array, value: Value) -> Array:
+    """The packed weights [O, words] of a linear layer as those of a convolution, [O, H, W, words], that covers its map."""
+    channels, height, width = map_size(value)
+    pm1 = unpack_matrix(weight, channels * height * width)
+    return pack_weights(pm1.reshape(-1, channels, height, width))
+
+
+def map_size(value: Value) -> tuple[int, int, int]:
+    """(C, H, W); a vector is a map of one pixel."""
+    channels, height, width = (*value.shape, 1, 1)[:3]
+    return channels, height, width
 
 
 def _linear_on_maps(program: Program, values: Mapping[str, Value]) -> Program:
@@ -59,23 +91,9 @@ def _linear_on_maps(program: Program, values: Mapping[str, Value]) -> Program:
     return replace(program, ops=tuple(without_dead([reads_map(op) for op in program.ops], program.output)))
 
 
-def _joins_for_comparisons(program: Program, values: dict[str, Value]) -> Program:
-    readers, ops, read_as = readers_of(program.ops), list[Op](), dict[str, Op]()
-    for op in program.ops:
-        reading = readers.get(op.output, [])
-        ops.append(read_as.pop(op.output, op))
-        if op.kind != "concat" or op.output == program.output or any(r.kind not in COMPARISONS for r in reading):
-            continue
-        for reader in reading[1:]:
-            own = _fresh(f"{op.output}.for.{reader.output}", values)
-            values[own] = values[op.output]
-            ops.append(replace(op, output=own))
-            read_as[reader.output] = replace(reader, inputs=(own,))
-    return replace(program, ops=tuple(ops))
-
-
-def _fresh(name: str, values: Mapping[str, Value]) -> str:
-    while name in values:
+def fresh(name: str, taken: Container[str]) -> str:
+    """That name, or one like it that is not taken."""
+    while name in taken:
         name += "'"
     return name
 
@@ -93,7 +111,7 @@ def _pool_of_bits(
     if falls is None or not _every_window_meets_a_pixel(pool, values):
         return program
     whole, threshold = values[pool.inputs[0]].shape, chain[-1]
-    bits = _fresh(f"{threshold.output}.whole", values)
+    bits = fresh(f"{threshold.output}.whole", values)
     moved = {op.output: op for op in chain}
     moved[chain[0].output] = replace(chain[0], inputs=pool.inputs)
     moved[threshold.output] = replace(moved[threshold.output], output=bits)

@@ -189,11 +189,12 @@ def _concat(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> Valu
     return Value((sum(value.shape[0] for value in inputs), *inputs[0].shape[1:]))
 
 
-def _pool(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> Value:
+def pooled(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> Value:
+    """What a pool writes, of real values or of bits."""
     channels, *size = _image(op, inputs[0])
     kernel, stride, padding = op.pair("kernel_size"), op.pair("stride"), op.pair("padding")
     dilation = op.pair("dilation") if "dilation" in op.attributes else (1, 1)
-    pooled = []
+    sizes = []
     for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
         if 2 * p > k:
             raise BnasError(f"{op}: pads by {p}, more than half of its kernel of {k}")
@@ -204,8 +205,8 @@ def _pool(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> Value:
         # With ceil_mode a last window may hang over the edge, but must begin inside the image or its left padding.
         if op.attributes["ceil_mode"] and span % s and out * s < n + p:
             out += 1
-        pooled.append(out)
-    return Value((channels, *pooled))
+        sizes.append(out)
+    return Value((channels, *sizes))
 
 
 def _global_avg_pool(op: Op, inputs: Sequence[Value], roles: Mapping[str, Shape]) -> Value:
@@ -240,8 +241,8 @@ _RULES: Mapping[str, Rule] = {
     "hardtanh": _per_channel,
     "add": _add,
     "concat": _concat,
-    "max_pool2d": _pool,
-    "avg_pool2d": _pool,
+    "max_pool2d": pooled,
+    "avg_pool2d": pooled,
     "global_avg_pool": _global_avg_pool,
     "channel_shuffle": _channel_shuffle,
     "zeros_like": _zeros_like,

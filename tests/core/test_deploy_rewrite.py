@@ -11,7 +11,7 @@ from torch import nn
 
 from bnas.binary.schemes import make_scheme
 from bnas.deploy.fusion import fuse
-from bnas.deploy.rewrite import rewrite
+from bnas.deploy.rewrite import joins_for_comparisons, rewrite
 from bnas.deploy.runtime import Bits, PackedNetwork
 from bnas.layers import BinaryConv2d, BinaryLinear, NormBinarize
 from tests.core.packed_networks import CLASSES, images, packed, trained
@@ -21,7 +21,7 @@ SCHEME = make_scheme("bireal")
 
 def kinds(made):
     """The kinds of operations of each step, as the back end runs them."""
-    rewritten = rewrite(made.program, made.tensors)
+    rewritten = joins_for_comparisons(rewrite(made.program, made.tensors))
     return [[op.kind for op in step.ops] for step in fuse(rewritten.program)]
 
 

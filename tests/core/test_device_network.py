@@ -74,12 +74,71 @@ def test_its_logits_are_those_of_the_reference(path):
     network, x = bnas.load(path, backend="triton"), images(2, SHAPE)
     assert network.backend == "triton"
     assert [step.op.name for step in network._steps if step.threshold] == ["widen"]
+    assert "flatten" not in [step.op.kind for step in network._steps][:-1]
     logits = network(x)
     assert torch.allclose(logits, bnas.load(path)(x), rtol=1e-5, atol=1e-5)
     assert logits.device == x.device
     assert torch.allclose(torch.from_numpy(network(x.numpy())), logits)
     on_device = network(x.to(network.device))
     assert on_device.device.type == network.device.type
+
+
+class Chain(nn.Module):
+    """Norms, an activation and pools between products that are only compared; then a layer on a whole map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        scheme = make_scheme("xnor")
+        self.body = nn.Sequential(
+            NormBinarize(2, scheme), BinaryConv2d(2, 6, 3, scheme, padding=1), nn.BatchNorm2d(6), nn.Hardtanh(-2, 2),
+            NormBinarize(6, scheme), BinaryConv2d(6, 6, 1, scheme), nn.MaxPool2d(2, 1), nn.BatchNorm2d(6),
+            NormBinarize(6, scheme), BinaryConv2d(6, 6, 3, scheme, padding=1), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+            NormBinarize(6, scheme), nn.Flatten(), BinaryLinear(24, 5, scheme),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+class Signs(nn.Module):
+    """Products of several signs, one of them a parity, and a layer on a flattened map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        scheme = make_scheme("rebnet")
+        self.first, self.second = NormBinarize(2, scheme), NormBinarize(6, scheme)
+        self.conv, self.hidden = BinaryConv2d(2, 6, 3, scheme, padding=1), BinaryLinear(96, 5, scheme)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.hidden(torch.flatten(self.second(self.conv(self.first(x))), 1))
+
+
+def device_network(model, tmp_path):
+    file.save(packed(model, SHAPE), tmp_path / "model.bnas")
+    return bnas.load(tmp_path / "model.bnas", backend="triton")
+
+
+@runs
+def test_only_bits_lie_between_products_that_are_only_compared(tmp_path):
+    model = trained(Chain(), SHAPE)
+    network, x = device_network(model, tmp_path), images(2, SHAPE).round()
+    assert [(step.op.kind, step.threshold is not None) for step in network._steps] == [
+        ("threshold", False), ("binary_conv2d", True), ("binary_conv2d", True), ("max_pool2d", False),
+        ("binary_conv2d", True), ("max_pool2d", False), ("binary_linear", False),
+    ]  # fmt: skip
+    logits = network(x)
+    assert torch.equal(logits, bnas.load(tmp_path / "model.bnas", backend="reference")(x))
+    assert torch.equal(logits, network.run(x, lambda op, value: None).cpu())
+
+
+@runs
+def test_products_of_several_signs(tmp_path):
+    model = trained(Signs(), SHAPE)
+    network, x = device_network(model, tmp_path), images(2, SHAPE)
+    assert "parity_threshold" in {step.op.kind for step in network._steps}
+    assert torch.allclose(network(x), bnas.load(tmp_path / "model.bnas")(x), rtol=1e-5, atol=1e-5)
+    report = verify(model, network, images(1, SHAPE))
+    assert report.ok, report.first_difference
 
 
 @runs
