@@ -36,6 +36,9 @@ class PathScore:
     under these gates. A call changes nothing: modes and running statistics are put back, no random number is drawn.
     `autocast`: the precision of the forward (`Trainer.autocast`). `convolutions`: `auto`, binary convolutions on packed
     bits where that is quicker; `packed`; `float` (`layers.packed`). Scores are the same.
+
+    Paths run one by one, each from the image on. What all paths share is little: on a CPU, stem and first inputs are 8 to
+    11 % of a pass in spaces of cells, the stem 1 to 3 % in chains.
     """
 
     net: Supernet

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS = ("auto", "packed", "float")
 # Each of the two ways is timed so often; the quickest time of each counts.
-TRIALS = 3
+TRIALS = 2
 
 # Whether bits are quicker, by all that the time depends on; measured when a shape is first met in a process.
 _quicker: dict[tuple[object, ...], bool] = {}

@@ -1,6 +1,7 @@
 """Evolution: sampling of paths, objectives, selection, ageing, the front and its knee, refusals."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -235,3 +236,18 @@ def test_candidates_are_scored_as_the_options_say() -> None:
     assert evolution(score_convolutions="float")._evaluator._score.convolutions == "float"
     with pytest.raises(BnasError, match="no score_convolutions named 'bits'"):
         EvolutionOptions(score_convolutions="bits")
+
+
+def test_a_search_goes_on_alike_whatever_its_convolutions_are_computed_by() -> None:
+    def of_signs(convolutions: str) -> Evolution:
+        drawn = evolution()
+        task = replace(drawn._task, spec=replace(drawn._task.spec, scheme="bnn"))
+        return Evolution(task, replace(drawn._options, score_convolutions=convolutions))
+
+    records = contract.finish(of_signs("float"))
+    first = of_signs("packed")
+    # Halfway, between two candidates of the first generation.
+    done = [first.run_round() for _ in range(len(records) - 2)]
+    rest = of_signs("auto")
+    rest.load_state_dict(first.state_dict())
+    assert contract.same([*done, *contract.finish(rest)], records)
