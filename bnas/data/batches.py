@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bnas.data.augment import Augmentation
-from bnas.data.images import ImageSet, Normalization, normalize
+from bnas.data.images import ImageSet, Normalization, laid_out, normalize, scaled
 from bnas.errors import BnasError
 from bnas.seeding import torch_generator
 from bnas.stopwatch import DATA, part
@@ -62,7 +62,8 @@ class Batches:
         generator = torch_generator(self._seed, self._purpose, "augment", step)
         draws = self.augmentation.draw(len(indices), self._height, self._width, generator, self.device)
         moved = self.augmentation.move(self._images[indices], draws)
-        return self.augmentation.cut(normalize(moved, self._mean, self._std), draws), self._labels[indices]
+        images = self.augmentation.cut(scaled(moved, self._mean, self._std), draws)
+        return laid_out(images), self._labels[indices]
 
     def in_order(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in order, normalized and not varied; the last batch may be short."""

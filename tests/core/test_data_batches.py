@@ -142,6 +142,14 @@ def test_normalization_and_augmentation_must_fit_the_images():
         batches(4, 2, side=6, augmentation=Augmentation(cutout=6))
 
 
+@pytest.mark.parametrize("augmentation", [None, VARIED], ids=["plain", "varied"])
+def test_batches_lie_in_channels_last_memory(augmentation):
+    images = ImageSet(torch.arange(2 * 3 * 36, dtype=torch.uint8).view(2, 3, 6, 6), torch.tensor([0, 1]))
+    source = Batches(images, 2, seed=0, normalization=Normalization((0.0,) * 3, (1.0,) * 3), augmentation=augmentation)
+    for batch in (source.batch(0), next(source.in_order()), next(source.fixed(2))):
+        assert batch[0].is_contiguous(memory_format=torch.channels_last)
+
+
 class _Operations(TorchDispatchMode):
     """Names of the operations that ran."""
 

@@ -54,7 +54,7 @@ def row(clock: Clock, strategy: str, space: str) -> Row:
 
 
 PLACES: dict[str, tuple[str, Any, str]] = {
-    "loader": (DATA, batches, "normalize"),
+    "loader": (DATA, batches, "scaled"),
     "optimizer": (OPTIMIZER, torch.amp.GradScaler, "step"),
     "backward": (NETWORK, torch.Tensor, "backward"),
     "score": (NETWORK, scoring, "main_logits"),

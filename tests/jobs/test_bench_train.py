@@ -38,10 +38,12 @@ def test_each_form_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: Timing(2e5 / (1 + index), 1e3) for index, name in enumerate(candidates)}
 
     monkeypatch.setattr(bench_forms, "in_turn", in_turn)
+    monkeypatch.setattr(bench_forms, "_peak", lambda step, device: 3 * 2**20)
     result = run()
     assert result.exit_code == 0, result.output
     said = result.output
     assert "200 ± 1" in said
+    assert "3 MiB" in said
     assert "3.00x" in said
     assert "convolution, backward" in said
 
