@@ -68,7 +68,7 @@ def _digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def threads_for(work: int, least: int) -> int:
+def threads_for(work: float, least: float) -> int:
     """The threads that the next parallel kernel uses: torch's number, or 1 for less than `least` work."""
     wanted = torch.get_num_threads() if work >= least else 1
     if wanted > 1:

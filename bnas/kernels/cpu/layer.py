@@ -25,8 +25,10 @@ from bnas.kernels.reference import check_conv2d
 
 Array = NDArray[Any]
 
-# Below this many products a second thread costs more than it brings: about 30 us of work.
-PRODUCTS_FOR_THREADS = 6_000_000
+# Below this a second thread costs more than it brings.
+MICROSECONDS_FOR_THREADS = 30
+# What one thread does in a microsecond, measured with AVX2: products, and values that it reads or writes around them.
+PRODUCTS_A_MICROSECOND, VALUES_A_MICROSECOND = 500_000, 3_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +95,14 @@ class Plan:
     """One layer on one input size with its buffers. The arrays that the record points to are kept alive here.
 
     `added`: int64 [values, 2], where each value that is added lies, and bytes from one of its pixels to the next.
+    `microseconds`: what a run takes one thread, about.
     """
 
     form: Form
     job: Array
     added: Array
     tasks: int
-    products: int
+    microseconds: float
     scratch_bytes: int
     kept: list[Any] = field(default_factory=list)
 
@@ -111,7 +114,7 @@ class Plan:
             self.added[place - 1, 0] = address
 
     def __call__(self) -> None:
-        threads = threads_for(self.products, PRODUCTS_FOR_THREADS) if self.tasks > 1 else 1
+        threads = threads_for(self.microseconds, MICROSECONDS_FOR_THREADS) if self.tasks > 1 else 1
         self.job["scratch"] = _scratch(threads * self.scratch_bytes)
         (self.form.code.parallel if threads > 1 else self.form.code.serial)(self.job, self.tasks)
 
@@ -213,7 +216,7 @@ class BinaryLayer:
             scratch_bytes += _whole(size, 64)
         put(scratch_bytes=scratch_bytes)
         chunks = -(-g.out_size[0] // int(job["rows"][0]))
-        return Plan(form, job, pairs, g.images * chunks, g.macs, scratch_bytes, kept)
+        return Plan(form, job, pairs, g.images * chunks, _microseconds(g), scratch_bytes, kept)
 
     def _put_window(self, put: Callable[..., None], g: Geometry) -> None:
         (stride_y, stride_x), (top, left, _, _), (out_height, out_width) = g.stride, g.padding, g.out_size
@@ -262,6 +265,12 @@ class BinaryLayer:
                 bits_comparisons=len(values),
                 bits_threshold_bytes=values.strides[0],
             )
+
+
+def _microseconds(g: Geometry) -> float:
+    """How long one thread takes, about."""
+    values = g.images * g.height * g.width * g.channels + g.pixels * g.filters
+    return g.macs / PRODUCTS_A_MICROSECOND + values / VALUES_A_MICROSECOND
 
 
 def _whole(number: int, of: int = LANES) -> int:
