@@ -20,6 +20,25 @@ _six, _four = inner_loop(SIX, emit_tables), inner_loop(FOUR, emit_tables)
 
 
 @compiled()
+def _copy(j, pixel, step, count, to):  # type: ignore[no-untyped-def]
+    """Words of `count` pixels, from `pixel` on `step` bytes apart, to lines of words."""
+    for w in range(j.pixel_words):
+        for i in range(count):
+            put_word(to + w * j.word_bytes + 4 * i, word_at(pixel + i * step + 4 * w))
+
+
+@compiled()
+def _compare(j, pixel, step, count, to):  # type: ignore[no-untyped-def]
+    """The same of real pixels."""
+    for w in range(j.pixel_words):
+        for k in range(j.comparisons):
+            compare_line(
+                pixel + 128 * w, step, count, j.thresholds + k * j.threshold_bytes + 128 * w, j.signs + 128 * w,
+                j.channels - 32 * w, -1 if k else 0, to + w * j.word_bytes,
+            )  # fmt: skip
+
+
+@compiled()
 def _line_of_words(j, at, inside, pixels, words):  # type: ignore[no-untyped-def]
     """Bits of `pixels` pixels in a line, the image's first at `at`, word by word: at `words`, [words][stride_x][pixels].
 
@@ -30,26 +49,22 @@ def _line_of_words(j, at, inside, pixels, words):  # type: ignore[no-untyped-def
         end = pixels
     elif inside:
         first, end = min(pixels, max(0, j.left)), max(0, min(pixels, j.left + j.width))
-    for column in range(pixels):
-        if first <= column < end and j.x_is_real:
-            continue
-        pixel = j.pad_words
-        if first <= column < end:
-            pixel = at + (column - j.left) * j.x_pixel
-        to = words + column % j.stride_x * j.phase_bytes + 4 * (column // j.stride_x)
-        for w in range(j.pixel_words):
-            put_word(to + w * j.word_bytes, word_at(pixel + 4 * w))
-    if j.x_is_real:
-        for column in range(first, min(end, first + j.stride_x)):
-            to = words + column % j.stride_x * j.phase_bytes + 4 * (column // j.stride_x)
-            some = (end - column + j.stride_x - 1) // j.stride_x
-            for w in range(j.pixel_words):
-                for k in range(j.comparisons):
-                    compare_line(
-                        at + (column - j.left) * j.x_pixel + 128 * w, j.stride_x * j.x_pixel, some,
-                        j.thresholds + k * j.threshold_bytes + 128 * w, j.signs + 128 * w, j.channels - 32 * w,
-                        -1 if k else 0, to + w * j.word_bytes,
-                    )  # fmt: skip
+    step = j.stride_x * j.x_pixel
+    for phase in range(j.stride_x):
+        # Of the pixels phase, phase + stride_x, ...: how many lie before `first`, before `end`, and in all.
+        left, right, all_of_them = (
+            max(0, (first - phase + j.stride_x - 1) // j.stride_x),
+            max(0, (end - phase + j.stride_x - 1) // j.stride_x),
+            (pixels - phase + j.stride_x - 1) // j.stride_x,
+        )
+        right = max(left, right)
+        to, pixel = words + phase * j.phase_bytes, at + (left * j.stride_x + phase - j.left) * j.x_pixel
+        _copy(j, j.pad_words, 0, left, to)
+        if j.x_is_real:
+            _compare(j, pixel, step, right - left, to + 4 * left)
+        else:
+            _copy(j, pixel, step, right - left, to + 4 * left)
+        _copy(j, j.pad_words, 0, all_of_them - right, to + 4 * right)
 
 
 @compiled()
