@@ -119,7 +119,7 @@ def test_a_maximum_that_is_only_compared_is_one_of_bits(between, groups):
 SIDE = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(SIDE, SIDE, SIDE, st.tuples(st.integers(0, 1), st.integers(0, 1)), st.booleans(), st.integers(1, 7))
 def test_windows_of_any_form(kernel, stride, dilation, padding, ceil_mode, width):
     padding = tuple(min(p, k // 2) for p, k in zip(padding, kernel, strict=True))

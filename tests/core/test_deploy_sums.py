@@ -54,7 +54,7 @@ def test_sums_are_compared_in_place_of_what_is_made_of_them(scheme, between):
     assert torch.equal(PackedNetwork(changed)(x), PackedNetwork(made, "reference")(x))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([1, 2]))
 def test_any_parameters_give_the_bits_of_the_operations(seed, groups):
     generator = np.random.default_rng(seed)

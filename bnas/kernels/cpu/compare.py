@@ -22,7 +22,7 @@ PIXELS_AT_ONCE = 64
 
 _FIELDS = (
     "parts", "part_count", "pixels", "channels", "thresholds", "signs", "comparisons", "threshold_bytes",
-    "groups", "group_channels", "words", "out", "scratch", "scratch_bytes", "flat_at",
+    "groups", "group_channels", "words", "out", "scratch", "scratch_bytes", "flat_at", "inner",
 )  # fmt: skip
 
 COMPARE = np.dtype([(name, np.int64) for name in _FIELDS])
@@ -36,8 +36,10 @@ class Comparison:
         values, signs = threshold.rows()
         # Where each map lies, bytes from one of its pixels to the next, its channels.
         self.parts = np.array([(x.ctypes.data, pixel_bytes(x), x.shape[3]) for x in maps], np.int64)
-        # One pixel, copied 16 values at a time, and its bits before they are grouped.
-        flat_at = 4 * (channels + 16)
+        # One pixel, copied 16 values at a time and read 32 at a time, and its bits before they are grouped.
+        flat_at = 4 * (channels + 32)
+        # Behind all pixels but the last few lie values enough to read whole vectors.
+        inner = max(0, pixels - -(-32 // min(x.shape[3] for x in maps)))
         per_thread = -(-(flat_at + 4 * (words_for(channels) + 1)) // 64) * 64
         scratch = aligned(np.zeros(config.NUMBA_NUM_THREADS * per_thread, np.uint8))
         self._kept: list[Any] = [maps, out, values, signs, scratch]
@@ -46,7 +48,7 @@ class Comparison:
         given = (
             self.parts.ctypes.data, len(maps), pixels, channels, values.ctypes.data, signs.ctypes.data, len(values),
             values.strides[0], groups, channels // groups, words, out.ctypes.data, scratch.ctypes.data, per_thread,
-            flat_at,
+            flat_at, inner,
         )  # fmt: skip
         self.job = np.zeros(1, dtype=COMPARE)
         for name, value in zip(_FIELDS, given, strict=True):
@@ -65,16 +67,20 @@ class Comparison:
 def _some(j, task, thread):  # type: ignore[no-untyped-def]
     row = j.scratch + thread * j.scratch_bytes
     for p in range(task * PIXELS_AT_ONCE, min(j.pixels, (task + 1) * PIXELS_AT_ONCE)):
+        # What a vector holds beyond a map's channels is overwritten by the next map's, or meets thresholds of NaN.
+        beyond = 32 if p < j.inner else 0
         x = number_at(j.parts) + p * number_at(j.parts + 8)
         if j.part_count > 1:
             x, to = row, row
             for part in range(j.parts, j.parts + 24 * j.part_count, 24):
                 start, count = number_at(part) + p * number_at(part + 8), number_at(part + 16)
                 for c in range(0, count, 16):
-                    copy_some(start + 4 * c, to + 4 * c, count - c)
+                    copy_some(start + 4 * c, to + 4 * c, count - c + beyond)
                 to += 4 * count
+            beyond = 32
+        channels = (j.channels + 31) // 32 * 32 if beyond else j.channels
         compare_pixel(
-            x, j.channels, j.thresholds, j.signs, j.comparisons, j.threshold_bytes, row + j.flat_at, j.groups,
+            x, channels, j.thresholds, j.signs, j.comparisons, j.threshold_bytes, row + j.flat_at, j.groups,
             j.group_channels, j.words, j.out + 4 * p * j.groups * j.words,
         )  # fmt: skip
 

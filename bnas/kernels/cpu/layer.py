@@ -39,10 +39,13 @@ class Threshold:
     flip: Array
 
     def rows(self) -> tuple[Array, Array]:
-        """Values [K, ...] and sign masks as compiled code wants them: -x >= -value for x <= value, filled up to words."""
+        """Values [K, ...] and sign masks as compiled code wants them: -x >= -value for x <= value, filled up to words.
+
+        What fills up is NaN, which no value reaches.
+        """
         value = np.atleast_2d(self.value)
         size = words_for(len(self.flip)) * 32
-        values, signs = np.zeros((len(value), size), dtype=np.float32), np.zeros(size, dtype=np.uint32)
+        values, signs = np.full((len(value), size), np.nan, dtype=np.float32), np.zeros(size, dtype=np.uint32)
         values[:, : len(self.flip)] = np.where(self.flip, -value, value)
         signs[: len(self.flip)][self.flip] = 0x80000000
         return values, signs
