@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.binary import make_scheme
-from bnas.binary.outputs import materialize, waiting
+from bnas.binary.outputs import GradientQuantizer, materialize, waiting
 from bnas.binary.terms import attached, total
 from bnas.data import Batches, ImageSet, Normalization
 from bnas.deploy.pack import export
@@ -80,3 +80,13 @@ def test_several_signs_bring_their_terms_and_lose_them_where_another_tensor_is_m
     # A scale that each input has anew does not pack.
     horq = NormBinarize(2, make_scheme("horq")).eval()
     assert attached(horq(torch.randn(1, 2, 3, 3))) is None
+
+
+def test_noise_makes_the_quantized_gradient_right_in_the_mean() -> None:
+    y = torch.zeros(2000, 2, requires_grad=True)
+    torch.manual_seed(0)
+    upstream = torch.tensor([1.0, 0.2]).repeat(2000, 1)
+    GradientQuantizer(1).leave(y, y, lambda x: x).backward(upstream)
+    assert y.grad is not None
+    assert set(y.grad.unique().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(y.grad.mean(dim=0), torch.tensor([1.0, 0.2]), rtol=0, atol=0.06)

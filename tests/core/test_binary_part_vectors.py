@@ -63,6 +63,10 @@ def test_trinary_weights_of_eedn_keep_their_code_near_a_threshold() -> None:
     close(value, "EEDN", "w_trinary")
     assert torch.equal(grad, torch.ones_like(grad))
     close(binarizer.code.last, "EEDN", "w_trinary")
+    edges = torch.tensor([[-0.6], [-0.4], [0.4], [0.6]], dtype=torch.float64)
+    at_edges = make_scheme("eedn").weight(edges).double()
+    fill(at_edges, last=[1, 1, -1, -1])
+    assert at_edges(edges).flatten().tolist() == [-1, 0, 0, 1]
     # The code follows the weight in training only.
     binarizer.eval()(torch.zeros(10, 1, dtype=torch.float64))
     close(binarizer.code.last, "EEDN", "w_trinary")
@@ -247,6 +251,13 @@ def test_the_basis_of_lqnet_moves_in_training_only() -> None:
     assert (binarizer(W) - W).square().sum() < (value - W).square().sum()
 
 
+def test_the_basis_of_lqnet_starts_at_the_size_of_each_filter() -> None:
+    start = make_scheme("lqnet", {"weight_bits": 2}).weight(W).code.basis
+    size = W.square().mean(dim=(1, 2, 3)).sqrt()
+    expected = 0.6745 * 2 / 3 * torch.tensor([[1.0], [2.0]]) * size
+    torch.testing.assert_close(start.double(), expected, rtol=1e-6, atol=0)
+
+
 def test_activations_of_lqnet() -> None:
     binarizer = make_scheme("lqnet").activation(1).double()
     close(binarizer.code.basis, "LQNet", "init_basis_act_2bit")
@@ -291,6 +302,12 @@ def test_bounds_and_sharpness_of_dsq_are_learned() -> None:
     assert abs(gradients["sharpness"]) < 1e-6  # X is symmetric
     through(binarizer, along(X[5:]), along(torch.ones_like(X[5:])))
     assert abs(float(binarizer.pre.sharpness.grad)) > 1e-3
+
+
+def test_the_sharpness_of_dsq_stays_between_its_bounds() -> None:
+    for beyond, bound in ((0.9, 0.5), (-1.0, 1e-3)):
+        stairs = [SoftStairs(3, -1.0, 1.0, sharpness).double()(X) for sharpness in (beyond, bound)]
+        torch.testing.assert_close(stairs[0], stairs[1], rtol=0, atol=1e-6)
 
 
 def test_rotations_of_cbcn() -> None:

@@ -103,6 +103,15 @@ def test_weights_of_bats_have_the_value_of_xnor_at_the_start_and_the_gradients_o
     torch.testing.assert_close(scale.grad, expected)
 
 
+def test_the_trainer_s_gradient_of_xnor_net_is_the_printed_one_times_n_and_the_share_of_other_channels() -> None:
+    weight, upstream = torch.randn(2, 5, 3, 3, dtype=torch.float64), torch.randn(2, 5, 3, 3, dtype=torch.float64)
+    paper, trainer = (
+        through(make_scheme("xnor", {"weight_gradient": name}).weight(weight), weight, upstream)[1]
+        for name in ("paper", "trainer")
+    )
+    torch.testing.assert_close(trainer, paper * 45 * (1 - 1 / 5))
+
+
 def test_bats_can_start_its_scale_at_one() -> None:
     (scale,) = make_scheme("bats", {"scale_start": "one"}).weight(W).parameters()
     assert torch.equal(scale, torch.ones(2, 1, 1, 1, dtype=scale.dtype))
