@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from bnas.binary import make_scheme
 from bnas.binary.outputs import GradientQuantizer, materialize, waiting
+from bnas.binary.stairs import stairs
 from bnas.binary.terms import attached, total
+from bnas.binary.threshold import Threshold, compare
 from bnas.data import Batches, ImageSet, Normalization
 from bnas.deploy.pack import export
 from bnas.deploy.runtime import PackedNetwork
@@ -77,9 +79,38 @@ def test_several_signs_bring_their_terms_and_lose_them_where_another_tensor_is_m
     assert of_copy is not None
     assert torch.equal(total(of_copy), by_pixel)
     assert attached(value.transpose(2, 3).flatten(1)) is None
+    # A view of the same numbers in another order.
+    square = norm(torch.randn(2, 2, 1, 1))
+    assert attached(square.view(2, 2)) is not None
+    assert attached(square.view(2, 2).T) is None
     # A scale that each input has anew does not pack.
     horq = NormBinarize(2, make_scheme("horq")).eval()
     assert attached(horq(torch.randn(1, 2, 3, 3))) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["bnn", "rebnet", "abcnet", "dorefa", "pact", "wrpn", "hwgq", "lqnet", "dsq", "adabin", "eedn"]
+)
+def test_a_stair_is_its_term_at_the_edges_and_beside_them(name: str) -> None:
+    binarizer = make_scheme(name).activation(1).eval()
+    found, edges = stairs(binarizer), binarizer.edges()
+    assert found is not None
+    assert edges is not None
+    at = edges.detach().float().unique()
+    x = torch.cat([at, at + 1e-4, at - 1e-4, torch.linspace(-9, 9, 50)])
+    value = torch.zeros_like(x)
+    for stair in found:
+        odd = (x[:, None] >= stair.edges).sum(dim=1) % 2 == 1
+        sign = torch.where(odd, 1.0, -1.0)
+        value += sign if stair.scale is None else sign * stair.scale
+    torch.testing.assert_close(value, binarizer(x.view(-1, 1, 1, 1)).detach().flatten(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("comparisons", [(), (1,)], ids=["one", "several"])
+def test_a_tie_with_a_threshold_is_plus_on_both_sides(comparisons: tuple[int, ...]) -> None:
+    threshold = Threshold(torch.full((*comparisons, 2), 0.5), torch.tensor([False, True]))
+    x = torch.tensor([0.25, 0.5, 0.75]).view(3, 1, 1, 1).expand(3, 2, 1, 1)
+    assert compare(x, threshold)[:, :, 0, 0].T.tolist() == [[-1, 1, 1], [1, 1, -1]]
 
 
 def test_noise_makes_the_quantized_gradient_right_in_the_mean() -> None:
