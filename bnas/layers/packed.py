@@ -45,13 +45,13 @@ _quicker: dict[tuple[object, ...], bool] = {}
 def packed_convolutions(net: nn.Module, how: str) -> Iterator[None]:
     """The binary convolutions of `net` on packed bits in the block: `auto`, where that is quicker; `packed`, all of them.
 
-    Only where one sign is multiplied by one sign (`Operands.SIGNS`), on a CPU, without gradients, outside of training;
-    all else, and all under `float`, runs as it always does.
+    Only where one sign is multiplied by one sign (`Operands.SIGNS`), in float32 on a CPU, without gradients, outside of
+    training; all else, and all under `float`, runs as it always does.
     """
     check_choice("way of convolving", how, CONVOLUTIONS)
     layers = [m for m in net.modules() if isinstance(m, BinaryConv2d) and m.operands is Operands.SIGNS]
-    on_cpu = all(layer.weight.device.type == "cpu" for layer in layers)
-    if how == "float" or not on_cpu:
+    fits = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers)
+    if how == "float" or not fits:
         layers = []
     norms = [m for m in net.modules() if isinstance(m, NormBinarize) and m.binarizer.compares] if layers else []
     try:

@@ -109,6 +109,17 @@ def test_schemes_of_one_sign_by_one_sign_run_in_bits(scheme: str, in_bits: bool,
     assert bool(plans) == in_bits
 
 
+def test_under_autocast_numbers_are_equal_too(plans: list[BinaryLayer]) -> None:
+    space, net = supernet(1)
+    gates = space.gates(space.random(np.random.default_rng(0)))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, state = scored(net, gates, "float")
+        found, found_state = scored(net, gates, "packed")
+    assert plans
+    assert torch.equal(found, expected)
+    assert all(torch.equal(value, state[name]) for name, value in found_state.items())
+
+
 @pytest.mark.parametrize("quick", [True, False])
 def test_auto_takes_what_was_quicker_and_measures_once(
     quick: bool, plans: list[BinaryLayer], monkeypatch: pytest.MonkeyPatch
@@ -225,6 +236,9 @@ def test_training_gradients_and_other_devices_take_numbers(plans: list[BinaryLay
         assert net.conv.weight.grad is not None
         with torch.no_grad():
             net.train()(x)
+    doubled = Small().double().eval()
+    with torch.no_grad(), packed_convolutions(doubled, "packed"):
+        doubled(x.double())
     elsewhere = Small().to("meta").eval()
     with torch.no_grad(), packed_convolutions(elsewhere, "packed"):
         assert elsewhere(x.to("meta")).shape == (2, 5, 6, 6)
