@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llvmlite import binding, ir
 from numba.core import config
 
@@ -16,7 +18,7 @@ from bnas.errors import BnasError
 from bnas.kernels import cpu, get_backend, reference
 from bnas.kernels.cpu import compiled, jit, tables
 from bnas.kernels.cpu.forms import POPCOUNT, TABLES, forms_here, quickest
-from bnas.kernels.cpu.layer import BinaryLayer, Outputs
+from bnas.kernels.cpu.layer import BinaryLayer, Outputs, Threshold
 from bnas.kernels.cpu.micro import emit_popcount, emit_tables
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import pack_activations, pack_weights
@@ -49,6 +51,40 @@ def test_threads_do_not_change_the_sums(two_threads, monkeypatch, form):
     plan = layer.plan(words, Outputs(sums=sums))
     assert plan.tasks > 3
     plan()
+    assert np.array_equal(sums, expected)
+
+
+@st.composite
+def layers_on_real_maps(draw):
+    pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    groups = draw(st.integers(1, 3))
+    return {
+        "channels": groups * draw(st.integers(1, 40)),
+        "groups": groups,
+        "stride": draw(pairs),
+        "dilation": draw(pairs),
+        "padding": draw(st.tuples(*[st.integers(-1, 3)] * 4)),
+        "pad_value": draw(st.sampled_from([0, 1, -1])),
+    }, draw(st.sampled_from([6, 11, 20, 35]))
+
+
+@pytest.mark.parametrize("form", forms_here(), ids=lambda form: form.name)
+@pytest.mark.parametrize("comparisons", [1, 3])
+@settings(deadline=None, max_examples=40)
+@given(layers_on_real_maps())
+def test_sums_of_real_maps_are_those_of_their_bits(form, comparisons, layer):
+    """Words that several groups share, lines of several strides, what is outside of them."""
+    options, width = layer
+    generator = np.random.default_rng(width)
+    x = generator.standard_normal((2, 8, width, options["channels"])).astype(np.float32)
+    value = generator.standard_normal((comparisons, options["channels"])).astype(np.float32)
+    threshold = Threshold(value, generator.random(options["channels"]) < 0.5)
+    weights = pack_weights(signs(2 * options["groups"], options["channels"] // options["groups"], 2, 2))
+    maps = x.transpose(0, 3, 1, 2)
+    packed = [reference.threshold_pack(maps, limits, threshold.flip, options["groups"]) for limits in value]
+    expected = reference.conv2d(np.bitwise_xor.reduce(packed), weights, **options)
+    sums = np.full(expected.shape, 0x5A5A5A5A, np.int32)
+    BinaryLayer(form, weights, **options).plan(x, Outputs(sums=sums), threshold=threshold)()
     assert np.array_equal(sums, expected)
 
 
