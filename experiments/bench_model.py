@@ -18,7 +18,7 @@ from bnas.deploy.file import Packed
 from bnas.deploy.fusion import Step
 from bnas.deploy.ir import Op
 from bnas.deploy.runtime import PackedNetwork
-from bnas.errors import BnasError
+from bnas.errors import BnasError, nearest
 from bnas.genotype import Genotype
 from bnas.kernels.cpu.peak import products_per_second
 from bnas.seeding import torch_generator
@@ -29,7 +29,7 @@ from experiments.bench_networks import NETWORKS, make
 from experiments.bench_rivals import Shape, has_bfloat16
 from experiments.bench_timing import Call, in_turn, on_threads, ratio_text, where
 from experiments.console import say, table, write_json
-from experiments.deployment import load_packed
+from experiments.deployment import is_packed_file, load_packed
 from search_spaces import make_space
 
 # The reference is orders of magnitude slower: it is timed by fewer turns, and only at batch 1.
@@ -58,6 +58,9 @@ def run(path: Path, batches: Sequence[int] | None, threads: int | None, rounds: 
 
 def _from_file(path: Path) -> tuple[Packed, nn.Module | None]:
     """The packed network, and its twin with real values where the file says what was packed."""
+    if not path.exists() and not is_packed_file(path):
+        known = ", ".join(NETWORKS)
+        raise BnasError(f"there is no file {path}; networks made here: {known}.{nearest(path.name, NETWORKS)}")
     packed = load_packed(path).packed
     about = packed.program.about
     if "genotype" not in about or "spec" not in about:

@@ -18,6 +18,7 @@ from bnas.deploy.pack import export
 from bnas.deploy.runtime import PackedNetwork
 from bnas.deploy.verify import VerifyReport, verify
 from bnas.errors import BnasError
+from bnas.kernels import DEFAULT_BACKEND
 from bnas.rundir import RunFiles
 from experiments.api import job_of, read_data
 from experiments.network import find_trained, load_trained
@@ -35,11 +36,11 @@ def is_packed_file(path: Path) -> bool:
     return path.suffix == ".bnas"
 
 
-def load_packed(path: Path) -> PackedNetwork:
+def load_packed(path: Path, backend: str = DEFAULT_BACKEND) -> PackedNetwork:
     """The packed network in that file."""
     if path.is_dir():
         raise BnasError(f"{path} is a folder; name the packed file in it, such as {path / 'model.bnas'}")
-    return bnas.load(path)
+    return bnas.load(path, backend)
 
 
 def export_packed(path: Path, to: Path | None = None) -> tuple[Path, file.Packed]:
@@ -71,12 +72,14 @@ def pack(files: RunFiles) -> file.Packed:
     )
 
 
-def verify_packed(path: Path, checkpoint: Path | None = None) -> tuple[VerifyReport, str]:
+def verify_packed(
+    path: Path, checkpoint: Path | None = None, backend: str = DEFAULT_BACKEND
+) -> tuple[VerifyReport, str]:
     """Compare a packed file with the network that was trained, and say on which images.
 
     `checkpoint`: of the trained network, or its folder; by default beside the file.
     """
-    packed = load_packed(path)
+    packed = load_packed(path, backend)
     files = (
         _beside(path, "name the trained network by --checkpoint") if checkpoint is None else find_trained(checkpoint)
     )

@@ -64,8 +64,8 @@ def _export_genotype(
     return DONE
 
 
-def verify(packed: Path, checkpoint: Path | None, json_file: Path | None) -> int:
-    report, what = deployment.verify_packed(packed, checkpoint)
+def verify(packed: Path, checkpoint: Path | None, json_file: Path | None, backend: str) -> int:
+    report, what = deployment.verify_packed(packed, checkpoint, backend)
     first = [] if report.ok else [("first difference", report.first_difference)]
     facts(
         [

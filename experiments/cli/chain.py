@@ -157,6 +157,9 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint of the trained network, or its folder; default: beside the file.")
     ] = None,
+    backend: Annotated[
+        str, typer.Option(help="Kernels that run the packed network: cpu, reference or triton.")
+    ] = "cpu",
     json_file: JsonFile = None,
 ) -> None:
     """Is the packed network the trained one? Bits and integer sums of every layer decide; exit code 1 if not.
@@ -165,7 +168,7 @@ def verify(
     """
     from experiments import packed_command
 
-    raise typer.Exit(packed_command.verify(packed, checkpoint, json_file))
+    raise typer.Exit(packed_command.verify(packed, checkpoint, json_file, backend))
 
 
 @app.command()

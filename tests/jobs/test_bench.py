@@ -12,6 +12,7 @@ from torch import nn
 
 from bnas.deploy import file
 from bnas.deploy.runtime import PackedNetwork
+from bnas.errors import BnasError
 from experiments import bench_int8, bench_kernels, bench_model, bench_networks
 from experiments.bench_rivals import Shape, in_int8, in_torch
 from experiments.bench_timing import in_turn, on_threads, ratio_text
@@ -102,6 +103,11 @@ def test_the_networks_that_are_made_have_a_real_twin(monkeypatch: pytest.MonkeyP
     assert made.binary_weight_bytes() > 0
     with torch.no_grad():
         assert real(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_a_network_that_is_not_made_here_is_told_from_a_file() -> None:
+    with pytest.raises(BnasError, match="no file vgg; networks made here: birealnet18, bats20, vgg_small"):
+        bench_model.run(Path("vgg"), [1], 1, 3, None)
 
 
 def test_rivals_compute_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:

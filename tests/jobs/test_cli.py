@@ -240,6 +240,15 @@ def test_predict_shows_ten_classes_and_counts_the_others(capsys, tmp_path, chain
     assert json.loads((tmp_path / "p").read_text()) == many
 
 
+def test_verify_runs_the_kernels_that_are_named(capsys, chain):
+    said = bnas(capsys, "verify", chain.packed, "--backend", "reference")
+    assert said.code == 0
+    assert re.search(r"backend +reference", said.out)
+    said = bnas(capsys, "verify", chain.packed, "--backend", "tritn")
+    assert said.code == 2
+    assert "no backend named 'tritn'; there are: cpu, reference, triton. Did you mean 'triton'?" in said.err
+
+
 def test_verify_ends_with_1_and_names_the_first_layer_of_a_planted_flip(capsys, tmp_path, chain):
     packed = file.load(chain.packed)
     convs = [op for op in packed.program.ops if op.kind == "binary_conv2d"]
