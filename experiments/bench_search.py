@@ -202,6 +202,12 @@ def _row(job: Job, strategy: Strategy, records: Sequence[Record], watch: Stopwat
     )
 
 
+def _rate(row: Row) -> str:
+    digits = 0 if row.samples_per_second >= 100 else 1
+    spread = f" ± {row.spread:.{digits}f}" if row.rounds > 1 else ""
+    return f"{row.samples_per_second:.{digits}f}{spread}"
+
+
 def _show(rows: Sequence[Row], setup: Setup) -> None:
     table(
         f"\nrounds of {setup.steps} training steps of {setup.batch} images, and of what follows them; share of time in",
@@ -211,7 +217,7 @@ def _show(rows: Sequence[Row], setup: Setup) -> None:
                 row.strategy,
                 row.space,
                 str(row.rounds),
-                f"{row.samples_per_second:.0f} ± {row.spread:.0f}",
+                _rate(row),
                 *(f"{100 * row.shares[name]:.1f} %" for name in PARTS),
                 f"{row.bookkeeping_ms:.0f}",
             )

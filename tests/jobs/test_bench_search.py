@@ -131,6 +131,11 @@ def test_a_batch_that_does_not_fit_names_the_options_that_shrink_it(monkeypatch:
     assert "--batch (now 2), --cells (now 3), --channels (now 8)" in found
 
 
+@pytest.mark.parametrize(("rounds", "rate", "text"), [(2, 7.25, "7.2 ± 1.5"), (2, 1234.4, "1234 ± 2"), (1, 7.0, "7.0")])
+def test_one_round_has_no_spread_and_slow_ones_have_digits(rounds: int, rate: float, text: str) -> None:
+    assert bench_search._rate(Row("darts", "bats", rounds, 0, rate, 1.54, {}, 0.0)) == text
+
+
 def test_parts_within_parts_and_other_threads() -> None:
     clock = Clock()
     work = clock.slowed(lambda: None)
