@@ -20,9 +20,11 @@ MakeLayer = Callable[..., BinaryLayer]
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Steps of the program as `rewrite` made it. By output: the `layers` of binary products, and of real operations
+    """Steps of the program as `rewrite` made it.
 
-    with others behind them the parameters of these (`following`)."""
+    By output: the `layers` of binary products; of real operations with others behind them, the parameters of these
+    (`following`).
+    """
 
     rewritten: Rewritten
     tensors: Mapping[str, Array]
