@@ -133,6 +133,16 @@ def test_the_teacher_is_frozen_in_evaluation_and_asked_once_a_batch() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_what_a_student_is_asked_in_evaluation_is_not_what_the_teacher_answers_on() -> None:
+    model, student = network(), network().train()
+    teacher = Teacher(model)
+    teacher.watch(student)
+    x = torch.randn(2, 3)
+    student(x)
+    student.eval()(torch.randn(2, 3))
+    assert torch.equal(teacher.logits(), model(x))
+
+
 def test_what_stands_in_the_place_of_the_cross_entropy() -> None:
     student = Answers(STUDENT)
     losses = make_losses({"soft_labels": None}, Teacher(Answers(TEACHER)))

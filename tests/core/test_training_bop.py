@@ -45,6 +45,16 @@ def test_a_weight_at_the_threshold_flips_by_the_paper_and_not_by_its_code(flip: 
     assert layer.weight.flatten().tolist() == expected
 
 
+def test_gamma_follows_the_schedule_of_the_learning_rate() -> None:
+    layer = conv_of([1.0, -1.0])
+    bop = make_optimizer(layer, Recipe(optimizer="bop", bop_gamma=0.5, bop_threshold=9.0, learning_rate=0.1))
+    bop.param_groups[0]["lr"] = 0.1 / 4
+    layer.weight.grad = torch.tensor([1.0, -2.0]).view_as(layer.weight)
+    bop.step()
+    average = bop.state[layer.weight]["flip_average"].flatten()
+    torch.testing.assert_close(average, torch.tensor([0.125, -0.25]))
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -55,6 +55,12 @@ def test_the_deepest_layer_is_first_and_those_not_reached_multiply_their_real_we
     assert sorted(order) == VECTORS["FNB"]["layers_shallow_to_deep"]
 
 
+def test_the_smallest_share_is_one_layer() -> None:
+    model = Chain()
+    binarize_deepest(model, 0.01)
+    assert binary(model) == ["l5"]
+
+
 def retraining(seed: int = 0) -> Retraining:
     pixels = torch.arange(16 * 16).reshape(16, 1, 4, 4).remainder(251).to(torch.uint8)
     images = ImageSet(pixels, torch.arange(16) % 2)
