@@ -144,15 +144,14 @@ def _up_to_comparison(program: Program, pool: Op) -> list[Op]:
 
 def _falling(chain: Sequence[Op], tensors: Mapping[str, Array]) -> Channels | None:
     """The channels in which a larger value can only clear the bit; None where some operation is not monotone."""
-    if not chain:
+    # Others may also change which channels there are, such as a concatenation.
+    if not chain or any(op.kind not in ("batch_norm", "prelu", "relu", "hardtanh") for op in chain[:-1]):
         return None
     falls: Channels = tensors[chain[-1].tensors["flip"]] != 0
     for op in chain[:-1]:
         if op.kind == "batch_norm":
             falls = falls ^ (tensors[op.tensors["scale"]] < 0)
-        elif op.kind == "prelu" and (tensors[op.tensors["slope"]] >= 0).all():
-            continue
-        elif op.kind not in ("relu", "hardtanh"):
+        elif op.kind == "prelu" and not (tensors[op.tensors["slope"]] >= 0).all():
             return None
     return falls
 

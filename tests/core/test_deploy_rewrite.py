@@ -268,3 +268,18 @@ def test_only_bits_lie_between_layers_that_are_only_compared():
     assert found == [Bits, Bits, Bits, torch.Tensor]
     # Two maps of 40 bits in 2 words, and what fits into one of them.
     assert sum(block.nbytes for block in network.fused.binding(2).memory.blocks) <= 2 * (2 * 81 * 2 * 4)
+
+
+def test_a_maximum_behind_whose_norm_channels_join_stays_real():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.after = nn.MaxPool2d(2), nn.BatchNorm2d(3)
+            self.norm, self.conv = NormBinarize(6, SCHEME), BinaryConv2d(6, 5, 2, SCHEME)
+
+        def forward(self, x):
+            pooled = self.after(self.pool(x))
+            return self.conv(self.norm(torch.cat([pooled, self.pool(x)], 1))).flatten(1)
+
+    made = packed(trained(Joined(), (3, 4, 4)), (3, 4, 4))
+    check_equal(made, with_ties(4, (3, 4, 4)))
