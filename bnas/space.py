@@ -75,6 +75,14 @@ class Gates:
 class Supernet(nn.Module, ABC):
     """Shared weights of all architectures of a space. It owns weights and nothing else."""
 
+    @property
+    def prefix(self) -> tuple[nn.Module, ...]:
+        """Modules in front of every decision, in the order in which they run, each once a forward.
+
+        With equal weights they compute the same of the same images, whatever the gates. Here: none.
+        """
+        return ()
+
     @abstractmethod
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         """x [N, C, H, W] -> the vector in front of the classifier, [N, F]."""

@@ -212,6 +212,12 @@ class CellSupernet(CellNetwork, Supernet):
         self.space, self.spec = space, spec
         self._costs: ChoiceCosts | None = None
 
+    @property
+    def prefix(self) -> tuple[nn.Module, ...]:
+        # The stem's second output is an input of the second cell, too.
+        inputs = ("cells.0.preprocess.0", "cells.0.preprocess.1", "cells.1.preprocess.0")
+        return tuple(self.get_submodule(name) for name in ("stem", *inputs))
+
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         return self.run(x, gates)[0]
 

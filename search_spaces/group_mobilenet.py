@@ -126,6 +126,10 @@ class GroupSupernet(GroupNetwork, Supernet):
         self.space, self.spec = space, spec
         self._costs: tuple[tuple[int, int], dict[tuple[int, int], tuple[int, int]]] | None = None
 
+    @property
+    def prefix(self) -> tuple[nn.Module, ...]:
+        return (self.stem,)
+
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         x = self.stem(x)
         for layer, decision in zip(self.body, self.space.decisions, strict=True):

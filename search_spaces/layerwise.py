@@ -86,6 +86,10 @@ class LayerwiseSupernet(LayerwiseNetwork, Supernet):
         self.space, self.spec = space, spec
         self._costs: ChoiceCosts | None = None
 
+    @property
+    def prefix(self) -> tuple[nn.Module, ...]:
+        return (self.stem,)
+
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         return self.run(x, gates)
 

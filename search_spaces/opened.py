@@ -20,6 +20,7 @@ choices, and each choice has what it learns for itself.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from itertools import takewhile
 from typing import Any
 
 import networkx as nx
@@ -145,6 +146,12 @@ class OpenedSupernet(Supernet):
         missing = space.opened.keys() - {decision for _, decision, _ in self._positions}
         if missing:
             raise BnasError(_nothing_there(sorted(missing), spec))
+
+    @property
+    def prefix(self) -> tuple[nn.Module, ...]:
+        """That of the inner super-network, up to the first module in which something is opened."""
+        opened = {self.net.get_submodule(name) for name, _, _ in self._positions}
+        return tuple(takewhile(lambda module: opened.isdisjoint(module.modules()), self.net.prefix))
 
     @contextmanager
     def _choosing(self, gates: Gates) -> Iterator[None]:

@@ -114,7 +114,7 @@ class SharedEvaluator:
         return self.rounds_for(len(queue))
 
     def score(self, queue: Sequence[Genotype], first: int) -> tuple[dict[str, Any], list[float]]:
-        scores = [self._score(self._task.space.gates(genotype)) for genotype in queue[: self._at_once]]
+        scores = self._score.scores([self._task.space.gates(genotype) for genotype in queue[: self._at_once]])
         images = len(next(self._task.val.fixed(1))[1]) * self._score.forwards
         return {"samples": images * len(scores)}, scores
 

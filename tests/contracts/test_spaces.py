@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from bnas import seeding
 from bnas.cost import measure
@@ -185,6 +186,21 @@ def test_a_choice_that_is_off_does_not_run(name: str) -> None:
         space.build(genotype, spec_of(name)).eval()(images(name))
     assert Counter(shared.ran) == Counter(alone.ran)
     assert len(alone.ran) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prefix_computes_the_same_under_all_gates(name: str) -> None:
+    space = small(name)
+    with seeding.borrowed(0, "test", "init"):
+        net = space.supernet(spec_of(name)).train()
+    found: list[list[torch.Tensor]] = []
+    for module in net.prefix:
+        module.register_forward_hook(lambda m, inputs, out: found[-1].extend(tree_leaves(out)))
+    for seed in range(2):
+        found.append([])
+        net(images(name), space.gates(drawn(space, seed)))
+    assert all(len(outputs) >= len(net.prefix) for outputs in found)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)

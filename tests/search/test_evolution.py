@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -251,3 +252,16 @@ def test_a_search_goes_on_alike_whatever_its_convolutions_are_computed_by() -> N
     rest = of_signs("auto")
     rest.load_state_dict(first.state_dict())
     assert contract.same([*done, *contract.finish(rest)], records)
+
+
+def test_candidates_of_a_round_share_what_lies_in_front_of_every_decision() -> None:
+    evaluator: Any = evolution("bats")._evaluator
+    space, ran = evaluator._task.space, []
+    layer = next(module for module in evaluator._net.stem.modules() if isinstance(module, torch.nn.Conv2d))
+    layer.register_forward_pre_hook(lambda layer, images: ran.append(layer))
+    genotypes = [space.random(np.random.default_rng(seed)) for seed in range(2)]
+    alone = [evaluator._score(space.gates(genotype)) for genotype in genotypes]
+    assert ran.count(layer) == 2 * evaluator._score.forwards
+    ran.clear()
+    assert evaluator.score(genotypes, 0)[1] == alone
+    assert ran.count(layer) == evaluator._score.forwards
