@@ -19,6 +19,7 @@ from bnas import atomic
 from bnas.deploy.file import Packed
 from bnas.deploy.fusion import Step, fuse, one_by_one
 from bnas.deploy.pack import export
+from bnas.deploy.rewrite import joins_for_comparisons, rewrite
 from bnas.deploy.shapes import Value, infer
 from bnas.errors import BnasError
 from bnas.space import NetSpec
@@ -54,9 +55,13 @@ def operations(packed: Packed, *, fused: bool = False) -> list[tuple[str, Step |
 
     fused: for a back end that runs operations together. The last entry, without a step, is what a run does besides.
     """
-    program = packed.program
-    values = infer(program, {name: tensor.shape for name, tensor in packed.tensors.items()})
-    steps = fuse(program) if fused else one_by_one(program)
+    if fused:
+        rewritten = joins_for_comparisons(rewrite(packed.program, packed.tensors))
+        program, values, steps = rewritten.program, rewritten.values, fuse(rewritten.program)
+    else:
+        program = packed.program
+        values = infer(program, {name: tensor.shape for name, tensor in packed.tensors.items()})
+        steps = one_by_one(program)
     prepared = {step.output for step in steps if step.conv is not None}
     found: list[tuple[str, Step | None]] = [(_key(step, packed, values, prepared), step) for step in steps]
     return [*found, (f"the run itself: {values[program.input]} -> {values[program.output]}", None)]
