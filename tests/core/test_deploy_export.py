@@ -254,7 +254,8 @@ def binary(scheme, activations=BITS):
         (binary(REAL, REAL), r"layer 'body.0' \(NormBinarize\): its activations are real-valued: retrain"),
         (
             binary(BITS, make_scheme("horq")),
-            r"'body.0' \(NormBinarize\): its activations do not pack: their scales are .* each input; with option input_scale: average they are constants and pack: sum of 2 m_l sign",
+            r"'body.0' \(NormBinarize\): its activations do not pack: their scales are .* each input; with option "
+            r"input_scale: average they are constants and pack: sum of 2 m_l sign",
         ),
         (
             binary(with_weight(Binarizer(ESTIMATOR, scale=MeanAbs(over="position")))),
