@@ -118,14 +118,14 @@ class Plan:
 
     def __call__(self) -> None:
         threads = threads_for(self.microseconds, MICROSECONDS_FOR_THREADS) if self.tasks > 1 else 1
-        self.job["scratch"] = _scratch(threads * self.scratch_bytes)
+        self.job["scratch"] = scratch_memory(threads * self.scratch_bytes)
         (self.form.code.parallel if threads > 1 else self.form.code.serial)(self.job, self.tasks)
 
 
 _own = threading.local()
 
 
-def _scratch(size: int) -> int:
+def scratch_memory(size: int) -> int:
     """Address of at least `size` bytes, for the calling thread alone and until its next call: all plans share them."""
     memory: Array | None = getattr(_own, "memory", None)
     if memory is None or memory.nbytes < size:

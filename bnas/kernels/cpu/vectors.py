@@ -43,7 +43,7 @@ def _load_first(b: Builder, address: Value, vector: ir.VectorType, count: Value)
     return b.load(result)
 
 
-def _store_first(b: Builder, value: Value, address: Value, count: Value) -> None:
+def store_first(b: Builder, value: Value, address: Value, count: Value) -> None:
     """The first `count` of 16 lanes at `address`. Halves where there are fewer: masked stores are slow on many processors."""
     lanes = value.type.count
     with b.if_else(b.icmp_signed(">=", count, I64(lanes))) as (all_of_them, some):
@@ -96,7 +96,7 @@ def store_sums(typing_context, counts, base, out, count):  # type: ignore[no-unt
 
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         counts, base, out, count = arguments
-        _store_first(b, _sums(b, counts, base), out, count)
+        store_first(b, _sums(b, counts, base), out, count)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
@@ -108,7 +108,7 @@ def _sums(b: Builder, counts: Value, base: Value) -> Value:
     return b.sub(load(b, base, vector, 4), b.add(differing, differing))
 
 
-def _followed(b: Builder, value: Value, rows: Any) -> Value:
+def followed(b: Builder, value: Value, rows: Any) -> Value:
     """v * factor + shift, v if v > 0 else v * slope, limited to [low, high]: each step rounds by itself."""
     factor, shift, slope, low, high = rows
     value = b.fadd(b.fmul(value, factor), shift)
@@ -144,13 +144,13 @@ def store_real(  # type: ignore[no-untyped-def]
         scale, *rest = _rows(b, parameters, stride, floats, 6)
         result = cgutils.alloca_once_value(b, b.fmul(b.sitofp(_sums(b, counts, base), floats), scale))
         with b.if_then(b.icmp_signed("!=", follows, I64(0))):
-            b.store(_followed(b, b.load(result), rest), result)
+            b.store(followed(b, b.load(result), rest), result)
         with cgutils.for_range(b, added_count) as loop:
             pair = b.add(added, b.mul(loop.index, I64(16)))
             start, step = load(b, pair, I64, 8), load(b, plus(b, pair, 8), I64, 8)
             at = b.add(b.add(start, b.mul(pixel, step)), offset)
             b.store(b.fadd(b.load(result), _load_first(b, at, floats, count)), result)
-        _store_first(b, b.load(result), out, count)
+        store_first(b, b.load(result), out, count)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 11), generate
@@ -163,8 +163,8 @@ def follow_real(typing_context, x, parameters, stride, count):  # type: ignore[n
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         x, parameters, stride, count = arguments
         floats = ir.VectorType(F32, LANES)
-        value = _followed(b, _load_first(b, x, floats, count), _rows(b, parameters, stride, floats, 5))
-        _store_first(b, value, x, count)
+        value = followed(b, _load_first(b, x, floats, count), _rows(b, parameters, stride, floats, 5))
+        store_first(b, value, x, count)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
