@@ -36,11 +36,11 @@ def is_packed_file(path: Path) -> bool:
     return path.suffix == ".bnas"
 
 
-def load_packed(path: Path, backend: str = DEFAULT_BACKEND) -> PackedNetwork:
-    """The packed network in that file."""
+def load_packed(path: Path, backend: str | None = None) -> PackedNetwork:
+    """The packed network in that file, run by the kernels of that name, by default `DEFAULT_BACKEND`."""
     if path.is_dir():
         raise BnasError(f"{path} is a folder; name the packed file in it, such as {path / 'model.bnas'}")
-    return bnas.load(path, backend)
+    return bnas.load(path, backend or DEFAULT_BACKEND)
 
 
 def export_packed(path: Path, to: Path | None = None) -> tuple[Path, file.Packed]:
@@ -72,9 +72,7 @@ def pack(files: RunFiles) -> file.Packed:
     )
 
 
-def verify_packed(
-    path: Path, checkpoint: Path | None = None, backend: str = DEFAULT_BACKEND
-) -> tuple[VerifyReport, str]:
+def verify_packed(path: Path, checkpoint: Path | None = None, backend: str | None = None) -> tuple[VerifyReport, str]:
     """Compare a packed file with the network that was trained, and say on which images.
 
     `checkpoint`: of the trained network, or its folder; by default beside the file.
@@ -146,15 +144,24 @@ class _Judged(NamedTuple):
     data: Callable[[], Dataset]
 
 
-def _judged(path: Path) -> _Judged:
+def _all_judged(paths: Sequence[Path], backend: str | None) -> list[_Judged]:
+    if backend is not None and not any(is_packed_file(path) for path in paths):
+        raise BnasError(
+            f"--backend {backend} chooses the kernels of a packed file, and torch runs {', '.join(map(str, paths))}: "
+            f"name a model.bnas"
+        )
+    return [_judged(path, backend) for path in paths]
+
+
+def _judged(path: Path, backend: str | None) -> _Judged:
     if is_packed_file(path):
-        network = load_packed(path)
+        network = load_packed(path, backend)
         return _Judged(
             path,
             lambda images: torch.as_tensor(network.predict(images)),
             network.program.input_shape,
             network.classes,
-            f"packed, {network.backend}",
+            f"packed, back end {network.backend}",
             None,
             lambda: read_data(job_of(_beside(path, "name the images by --data"))),
         )
@@ -173,13 +180,19 @@ def _judged(path: Path) -> _Judged:
 
 
 def evaluate(
-    path: Path, data: Dataset | None = None, limit: int | None = None, *, progress: Progress = lambda done, total: None
+    path: Path,
+    data: Dataset | None = None,
+    limit: int | None = None,
+    *,
+    backend: str | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Test accuracy of a packed file, by the packed runtime, or of a trained checkpoint, by torch.
 
-    `data`: by default that of the job beside the file. `limit`: only the first so many test images.
+    `data`: by default that of the job beside the file. `limit`: only the first so many test images. `backend`: the
+    kernels that run a packed file; `BnasError` where there is none.
     """
-    return _evaluated([_judged(path)], data, limit, progress)
+    return _evaluated(_all_judged([path], backend), data, limit, progress)
 
 
 def evaluate_ensemble(
@@ -187,13 +200,15 @@ def evaluate_ensemble(
     data: Dataset | None = None,
     limit: int | None = None,
     *,
+    backend: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Test accuracy of several networks together: the class of the largest mean of their softmax probabilities.
 
     All must know the same classes in the same order. The images are by default those of the first one's job.
+    `backend`: of the packed files among them; `BnasError` where there is none.
     """
-    networks = [_judged(path) for path in paths]
+    networks = _all_judged(paths, backend)
     for other in networks[1:]:
         if other.classes != networks[0].classes:
             raise BnasError(f"{other.path} knows other classes than {networks[0].path}, or in another order")
@@ -210,7 +225,7 @@ def _evaluated(networks: Sequence[_Judged], data: Dataset | None, limit: int | N
     right = _right(mean if len(networks) > 1 else networks[0].logits, data.test, limit, progress)
     count = min(limit or len(data.test), len(data.test))
     what = (
-        networks[0].what if len(networks) == 1 else f"{len(networks)} together ({', '.join(n.what for n in networks)})"
+        networks[0].what if len(networks) == 1 else f"{len(networks)} together ({'; '.join(n.what for n in networks)})"
     )
     return Evaluation(right / count, count, len(networks[0].classes), what, "; ".join(filter(None, notes)) or None)
 
@@ -271,10 +286,21 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
     return pixels.permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
-def predict(path: Path, image: Path, *, resize: bool = False) -> Mapping[str, float]:
-    """Class -> probability of one image file by a packed network, the most probable first."""
-    network = load_packed(path)
+@dataclass(frozen=True)
+class Prediction:
+    """Class -> probability, the most probable first, and the name of the kernels that ran."""
+
+    probabilities: Mapping[str, float]
+    backend: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"probabilities": dict(self.probabilities), "backend": self.backend}
+
+
+def predict(path: Path, image: Path, *, resize: bool = False, backend: str | None = None) -> Prediction:
+    """What one image file shows, by a packed network."""
+    network = load_packed(path, backend)
     logits = network.predict(read_image(image, network.program.input_shape, resize))
     probabilities = torch.softmax(torch.as_tensor(logits)[0].double(), 0).tolist()
     ranked = sorted(zip(network.classes, probabilities, strict=True), key=lambda pair: -pair[1])
-    return dict(ranked)
+    return Prediction(dict(ranked), network.backend)

@@ -64,7 +64,7 @@ def _export_genotype(
     return DONE
 
 
-def verify(packed: Path, checkpoint: Path | None, json_file: Path | None, backend: str) -> int:
+def verify(packed: Path, checkpoint: Path | None, backend: str | None, json_file: Path | None) -> int:
     report, what = deployment.verify_packed(packed, checkpoint, backend)
     first = [] if report.ok else [("first difference", report.first_difference)]
     facts(
@@ -99,6 +99,7 @@ def evaluate(
     data: str | None,
     path: str | None,
     limit: int | None,
+    backend: str | None,
     json_file: Path | None,
 ) -> int:
     if path is not None and data is None:
@@ -112,9 +113,9 @@ def evaluate(
     images = read(data, path) if data else None
     with Counter("images") as counter:
         if ensemble:
-            result = deployment.evaluate_ensemble(networks, images, limit, progress=counter)
+            result = deployment.evaluate_ensemble(networks, images, limit, backend=backend, progress=counter)
         else:
-            result = deployment.evaluate(networks[0], images, limit, progress=counter)
+            result = deployment.evaluate(networks[0], images, limit, backend=backend, progress=counter)
     facts(
         [
             ("accuracy", f"{result.accuracy:.4f}"),
@@ -128,12 +129,14 @@ def evaluate(
     return DONE
 
 
-def predict(packed: Path, image: Path, resize: bool, json_file: Path | None) -> int:
-    probabilities = deployment.predict(packed, image, resize=resize)
+def predict(packed: Path, image: Path, resize: bool, backend: str | None, json_file: Path | None) -> int:
+    result = deployment.predict(packed, image, resize=resize, backend=backend)
+    probabilities = result.probabilities
     shown = list(probabilities.items())[:MOST_CLASSES_SHOWN]
     table("", ("class", "probability"), [(name, f"{p:.4f}") for name, p in shown])
     if len(shown) < len(probabilities):
         say(f"and {len(probabilities) - len(shown)} more classes")
+    say(f"back end: {result.backend}")
     if json_file is not None:
-        write_json(json_file, probabilities)
+        write_json(json_file, result.to_dict())
     return DONE

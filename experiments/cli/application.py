@@ -45,6 +45,10 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugin", help="Import path of a module that adds spaces, strategies or schemes. Repeatable."),
 ]
+Backend = Annotated[
+    str | None,
+    typer.Option(help="Kernels that run the packed network: cpu (the default), reference or triton."),
+]
 Round = Annotated[int | None, typer.Option(help="Genotype of this round of a run instead of the last.")]
 
 

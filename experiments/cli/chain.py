@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.application import (
+    Backend,
     Device,
     Fresh,
     JsonFile,
@@ -157,9 +158,7 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint of the trained network, or its folder; default: beside the file.")
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="Kernels that run the packed network: cpu, reference or triton.")
-    ] = "cpu",
+    backend: Backend = None,
     json_file: JsonFile = None,
 ) -> None:
     """Is the packed network the trained one? Bits and integer sums of every layer decide; exit code 1 if not.
@@ -168,7 +167,7 @@ def verify(
     """
     from experiments import packed_command
 
-    raise typer.Exit(packed_command.verify(packed, checkpoint, json_file, backend))
+    raise typer.Exit(packed_command.verify(packed, checkpoint, backend, json_file))
 
 
 @app.command()
@@ -183,6 +182,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Data set by name; default: that of the run beside it.")] = None,
     path: Annotated[str | None, typer.Option(help="Folder or file of the data set.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many test images.", min=1)] = None,
+    backend: Backend = None,
     json_file: JsonFile = None,
 ) -> None:
     """Accuracy on the test split: of a packed file by the packed runtime, of a checkpoint by torch.
@@ -193,7 +193,7 @@ def evaluate(
     """
     from experiments import packed_command
 
-    raise typer.Exit(packed_command.evaluate(networks, ensemble, data, path, limit, json_file))
+    raise typer.Exit(packed_command.evaluate(networks, ensemble, data, path, limit, backend, json_file))
 
 
 @app.command()
@@ -201,6 +201,7 @@ def predict(
     packed: Annotated[Path, typer.Argument(help="A model.bnas file.")],
     image: Annotated[Path, typer.Argument(help="An image file.")],
     resize: Annotated[bool, typer.Option("--resize", help="Fit an image of another size.")] = False,
+    backend: Backend = None,
     json_file: JsonFile = None,
 ) -> None:
     """Classes of one image with their probabilities.
@@ -209,7 +210,7 @@ def predict(
     """
     from experiments import packed_command
 
-    raise typer.Exit(packed_command.predict(packed, image, resize, json_file))
+    raise typer.Exit(packed_command.predict(packed, image, resize, backend, json_file))
 
 
 @app.command()

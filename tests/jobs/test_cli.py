@@ -14,6 +14,7 @@ from bnas.deploy import file
 from bnas.genotype import Genotype
 from experiments import api, cli
 from experiments.assembly import make_retraining
+from experiments.deployment import Prediction
 from experiments.job_files import load_job
 from experiments.job_text import our_defaults
 from search_spaces import SPACES
@@ -225,7 +226,7 @@ def test_summary_of_a_job_a_genotype_and_a_retraining(capsys, tmp_path, chain):
 
 def test_predict_shows_classes_from_the_most_probable_on(capsys, tmp_path, chain, image):
     said = bnas(capsys, "predict", chain.packed, image, "--json", tmp_path / "p")
-    probabilities = json.loads((tmp_path / "p").read_text())
+    probabilities = json.loads((tmp_path / "p").read_text())["probabilities"]
     assert sum(probabilities.values()) == pytest.approx(1)
     assert sorted(probabilities) == sorted(tiny_chain.CLASSES)
     assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
@@ -234,19 +235,10 @@ def test_predict_shows_classes_from_the_most_probable_on(capsys, tmp_path, chain
 
 def test_predict_shows_ten_classes_and_counts_the_others(capsys, tmp_path, chain, image, monkeypatch):
     many = {f"class {i}": 1 / 12 for i in range(12)}
-    monkeypatch.setattr("experiments.deployment.predict", lambda *given, **options: many)
+    monkeypatch.setattr("experiments.deployment.predict", lambda *given, **options: Prediction(many, "cpu"))
     said = bnas(capsys, "predict", chain.packed, image, "--json", tmp_path / "p")
     assert "and 2 more classes\n" in said.out
-    assert json.loads((tmp_path / "p").read_text()) == many
-
-
-def test_verify_runs_the_kernels_that_are_named(capsys, chain):
-    said = bnas(capsys, "verify", chain.packed, "--backend", "reference")
-    assert said.code == 0
-    assert re.search(r"backend +reference", said.out)
-    said = bnas(capsys, "verify", chain.packed, "--backend", "tritn")
-    assert said.code == 2
-    assert "no backend named 'tritn'; there are: cpu, reference, triton. Did you mean 'triton'?" in said.err
+    assert json.loads((tmp_path / "p").read_text()) == {"probabilities": many, "backend": "cpu"}
 
 
 def test_verify_ends_with_1_and_names_the_first_layer_of_a_planted_flip(capsys, tmp_path, chain):

@@ -190,7 +190,7 @@ def test_an_image_that_is_a_bomb_is_refused(tmp_path, monkeypatch):
 def test_the_most_probable_class_comes_first(chain, tmp_path, test_images):
     images, _ = test_images
     Image.fromarray(images[2, 0]).save(tmp_path / "a.png")
-    found = deployment.predict(chain.packed, tmp_path / "a.png")
+    found = deployment.predict(chain.packed, tmp_path / "a.png").probabilities
     logits = bnas.load(chain.packed).predict(images[2:3])[0].astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum()
     assert found == pytest.approx(dict(zip(tiny_chain.CLASSES, expected, strict=True)))

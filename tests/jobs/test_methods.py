@@ -84,7 +84,7 @@ def test_an_ensemble_is_the_mean_of_the_probabilities(chain: Any, other: Path, c
             mean += trained.model(trained.card.normalization.apply(images)).softmax(dim=1) / 2
     found = json.loads((tmp_path / "e.json").read_text())
     assert found["accuracy"] == pytest.approx(float((mean.argmax(dim=1) == labels).double().mean()))
-    assert found["network"] == "2 together (trained, torch, trained, torch)"
+    assert found["network"] == "2 together (trained, torch; trained, torch)"
     assert deployment.evaluate_ensemble([chain.packed, other]).images == 24
 
 
