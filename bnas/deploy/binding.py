@@ -5,7 +5,7 @@ Real values between steps are float32 [N, C, H, W] in the memory order [N, H, W,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from bnas.deploy.prepared import Prepared
 from bnas.deploy.rewrite import map_size
 from bnas.deploy.shapes import Value
 from bnas.kernels.cpu.compare import Comparison
-from bnas.kernels.cpu.layer import Outputs, Plan
+from bnas.kernels.cpu.layer import Outputs
 from bnas.kernels.cpu.pool import BitPool
 from bnas.kernels.cpu.real import follow
 from bnas.kernels.packing import words_for
@@ -28,6 +28,15 @@ Array = NDArray[Any]
 RunOp = Callable[..., Any]
 MakeBits = Callable[[Array, tuple[int, ...]], Any]
 Run = Callable[[dict[str, Any]], Any]
+
+
+class Planned(Protocol):
+    """What runs as one call of compiled code; `read` says where the value in a place lies from now on."""
+
+    def read(self, place: int, address: int) -> None: ...
+
+    def __call__(self) -> None: ...
+
 
 # Of torch's operations, those whose result may be a view of what they read.
 VIEWS = ("flatten", "channel_shuffle")
@@ -68,6 +77,10 @@ class Binding:
             return self._comparison(step, step.threshold)
         if self._prepared.is_pool_of_bits(step):
             return self._pool(step)
+        if step.output in self._prepared.real_layers:
+            return self._real_layer(step)
+        if step.ops[0].kind == "flatten" and self._is_flat(step.ops[0].inputs[0]):
+            return self._same_memory(step)
         return self._alone(step)
 
     def _alone(self, step: Step) -> Run:
@@ -89,15 +102,35 @@ class Binding:
         plan = self._prepared.layers[step.output].plan(x, outputs, threshold=compared, added=added)
         return self._planned(plan, reads, result)
 
+    def _real_layer(self, step: Step) -> Run:
+        reads = step.ops[0].inputs
+        real, result = self._real(step.output)
+        plan = self._prepared.real_layers[step.output].plan(self._operand(reads[0], False), real)
+        return self._planned(plan, reads, result)
+
+    def _is_flat(self, name: str) -> bool:
+        """Whether a value of compiled steps is real and has one pixel, so that its channels are its elements in order."""
+        value = self._prepared.values[name]
+        return name in self._fixed and value.groups is None and map_size(value)[1:] == (1, 1)
+
+    def _same_memory(self, step: Step) -> Run:
+        self._fixed[step.output] = self._fixed[step.reads[0]]
+        result = torch.from_numpy(self._fixed[step.output]).flatten(1)
+        return lambda values: result
+
+    def _real(self, name: str) -> tuple[Array, Any]:
+        """Memory for real values, [N, H, W, C], and that as a value."""
+        value = self._prepared.values[name]
+        C, H, W = map_size(value)
+        real = self._take(name, (H, W, C), np.float32)
+        result = torch.from_numpy(real)
+        return real, result.permute(0, 3, 1, 2) if len(value.shape) == 3 else result.flatten(1)
+
     def _output(self, step: Step, value: Value, linear: bool) -> tuple[Outputs, Any]:
         """Where a product writes, and that as the value of other steps."""
-        C, H, W = map_size(value)
         if value.groups is None:
-            pixels = () if linear else (H, W)
-            real = self._take(step.output, (*pixels, C), np.float32)
-            result = torch.from_numpy(real)
-            outputs = Outputs(real=real[None, :, None] if linear else real)
-            return outputs, result if linear else result.permute(0, 3, 1, 2)
+            real, result = self._real(step.output)
+            return Outputs(real=real.reshape(1, self._N, 1, -1) if linear else real), result
         assert step.bits is not None
         words, result = self._bits(step.output)
         return Outputs(bits=words, bits_threshold=self._prepared.threshold(step.bits)), result
@@ -130,7 +163,7 @@ class Binding:
         )
         return self._planned(pool, op.inputs, result)
 
-    def _planned(self, plan: Plan | BitPool | Comparison, reads: Sequence[str], result: Any) -> Run:
+    def _planned(self, plan: Planned, reads: Sequence[str], result: Any) -> Run:
         """`reads`: the value in each place of the plan. Where torch puts a value is told in each run."""
         moving = [(place, name) for place, name in enumerate(reads) if name not in self._fixed]
 

@@ -1,6 +1,7 @@
 """Run a packed network: bits travel between operations as packed words, real values as float32 torch tensors on the CPU.
 
-Binary operations go to a kernel back end (bnas.kernels); the real-valued rest uses torch, plain and right.
+Binary operations go to a kernel back end (bnas.kernels). Real-valued sums and pools have kernels that all of these share
+(real_layers), what is left uses torch.
 """
 
 import itertools
@@ -42,6 +43,7 @@ class Bits:
 if TYPE_CHECKING:
     from bnas.deploy.fused import FusedProgram
     from bnas.deploy.fusion import Step
+    from bnas.deploy.real_layers import RealLayer
 
 Value = Tensor | Bits
 Watch = Callable[[Op, Value], None]
@@ -58,6 +60,8 @@ class PackedNetwork:
         self.packed = packed
         self._backend = get_backend(backend)
         self._tensors = {name: _prepared(tensor) for name, tensor in packed.tensors.items()}
+        self._sizes = self.sizes()
+        self._real_layers: dict[str, RealLayer] = {}
         self._last_reader = {name: op.output for op in self.program.ops for name in op.inputs}
         self.fused: FusedProgram | None = None
         if fuse and self._backend.layer is not None:
@@ -135,12 +139,25 @@ class PackedNetwork:
 
     def run_op(self, op: Op, *inputs: Value) -> Value:
         """The value that one operation writes."""
+        from bnas.deploy.real_layers import REAL_LAYERS, run_real_layer
+
+        if op.kind in REAL_LAYERS:
+            return run_real_layer(self._real_layer(op), _real(inputs[0]), self._sizes[op.output])
         tensors = {role: self._tensors[name] for role, name in op.tensors.items()}
         if op.kind in REAL_OPS:
             result = REAL_OPS[op.kind](op, tensors, *inputs)
             # One memory order everywhere: some of torch's sums depend on it in their last bit.
             return result.contiguous(memory_format=torch.channels_last) if result.dim() == 4 else result
         return _BINARY_OPS[op.kind](self._backend, op, tensors, *inputs)
+
+    def _real_layer(self, op: Op) -> "RealLayer":
+        """Made when it is first needed: most networks run fused, with layers of their own."""
+        from bnas.deploy.real_layers import real_layer
+
+        if op.output not in self._real_layers:
+            arrays = {role: self.packed.tensors[name] for role, name in op.tensors.items()}
+            self._real_layers[op.output] = real_layer(op, arrays)
+        return self._real_layers[op.output]
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every value for one image: (C, H, W) or (K,)."""

@@ -116,6 +116,7 @@ def test_fused_equals_unfused_equals_reference_whatever_ran_before(made):
         logits = fused(x)
         assert torch.equal(logits, unfused(x))
         assert torch.equal(logits, by_reference(x))
+        assert torch.equal(logits[-1:], fused(x[-1:]))
         # What a run leaves behind, or finds, is never read.
         for block in fused.fused.binding(count).memory.blocks:
             block[...] = 0xFF

@@ -32,7 +32,7 @@ def masked_load(b: Builder, address: Value, vector: ir.VectorType, mask: Value) 
     )
 
 
-def _load_first(b: Builder, address: Value, vector: ir.VectorType, count: Value) -> Value:
+def load_first(b: Builder, address: Value, vector: ir.VectorType, count: Value) -> Value:
     """The first `count` lanes from `address`, zeros behind them; reads no further."""
     result = cgutils.alloca_once(b, vector)
     with b.if_else(b.icmp_signed(">=", count, I64(vector.count))) as (all_of_them, some):
@@ -81,7 +81,7 @@ def compare_word(typing_context, x, thresholds, signs, count):  # type: ignore[n
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         x, thresholds, signs, count = arguments
         floats, ints = ir.VectorType(F32, WORD), ir.VectorType(I32, WORD)
-        values = _load_first(b, x, floats, count)
+        values = load_first(b, x, floats, count)
         turned = b.xor(b.bitcast(values, ints), load(b, signs, ints, 4))
         bits = b.fcmp_ordered(">=", b.bitcast(turned, floats), load(b, thresholds, floats, 4))
         word = b.bitcast(bits, I32)
@@ -117,7 +117,7 @@ def followed(b: Builder, value: Value, rows: Any) -> Value:
     return b.select(b.fcmp_ordered(">", value, high), high, value)
 
 
-def _rows(b: Builder, address: Value, stride: Value, vector: ir.VectorType, count: int) -> list[Value]:
+def load_rows(b: Builder, address: Value, stride: Value, vector: ir.VectorType, count: int) -> list[Value]:
     found = []
     for _ in range(count):
         found.append(load(b, address, vector, 4))
@@ -141,7 +141,7 @@ def store_real(  # type: ignore[no-untyped-def]
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         counts, base, parameters, stride, follows, added, added_count, pixel, offset, out, count = arguments
         floats = ir.VectorType(F32, LANES)
-        scale, *rest = _rows(b, parameters, stride, floats, 6)
+        scale, *rest = load_rows(b, parameters, stride, floats, 6)
         result = cgutils.alloca_once_value(b, b.fmul(b.sitofp(_sums(b, counts, base), floats), scale))
         with b.if_then(b.icmp_signed("!=", follows, I64(0))):
             b.store(followed(b, b.load(result), rest), result)
@@ -149,7 +149,7 @@ def store_real(  # type: ignore[no-untyped-def]
             pair = b.add(added, b.mul(loop.index, I64(16)))
             start, step = load(b, pair, I64, 8), load(b, plus(b, pair, 8), I64, 8)
             at = b.add(b.add(start, b.mul(pixel, step)), offset)
-            b.store(b.fadd(b.load(result), _load_first(b, at, floats, count)), result)
+            b.store(b.fadd(b.load(result), load_first(b, at, floats, count)), result)
         store_first(b, b.load(result), out, count)
         return context.get_dummy_value()
 
@@ -163,7 +163,7 @@ def follow_real(typing_context, x, parameters, stride, count):  # type: ignore[n
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         x, parameters, stride, count = arguments
         floats = ir.VectorType(F32, LANES)
-        value = followed(b, _load_first(b, x, floats, count), _rows(b, parameters, stride, floats, 5))
+        value = followed(b, load_first(b, x, floats, count), load_rows(b, parameters, stride, floats, 5))
         store_first(b, value, x, count)
         return context.get_dummy_value()
 
@@ -177,7 +177,7 @@ def copy_some(typing_context, x, out, count):  # type: ignore[no-untyped-def]
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
         x, out, count = arguments
         floats = ir.VectorType(F32, LANES)
-        b.store(_load_first(b, x, floats, count), pointer(b, out, floats), align=4)
+        b.store(load_first(b, x, floats, count), pointer(b, out, floats), align=4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), generate
