@@ -15,10 +15,10 @@ from torch import nn
 from bnas.errors import BnasError, check_choice
 from bnas.layers.packed import CONVOLUTIONS, packed_convolutions
 from bnas.options import check_number
-from bnas.prefix import remembering
+from bnas.shared_forward import SharedForward
 from bnas.space import Gates, Supernet
 from bnas.stopwatch import NETWORK, part
-from bnas.training.losses import ExtraLoss, main_logits
+from bnas.training.losses import ExtraLoss
 from bnas.training.metrics import batch_statistics, evaluating, recalibrate
 from bnas.training.recipe import Recipe
 from bnas.training.source import BatchSource
@@ -38,9 +38,9 @@ class PathScore:
     `autocast`: the precision of the forward (`Trainer.autocast`). `convolutions`: `auto`, binary convolutions on packed
     bits where that is quicker; `packed`; `float` (`layers.packed`). Scores are the same.
 
-    Paths that are scored together share what lies in front of every decision (`Supernet.prefix`), once a batch: on a
-    CPU, stem and first inputs are 8 to 11 % of a pass in spaces of cells, the stem 1 to 3 % in chains. Its outputs take
-    up to `prefix_bytes` meanwhile (1 GiB: ours); for batches beyond it they are computed again.
+    Paths that are scored together share what they have in common, batch by batch (`bnas.shared_forward`): in a chain,
+    all layers up to the first one in which they differ; in cells, stem and first inputs, and the cells up to the first
+    one of a kind in which they differ, as one cell of a kind repeats. Meanwhile the map behind each such place is held.
     """
 
     net: Supernet
@@ -51,14 +51,12 @@ class PathScore:
     recalibration_batches: int = 20
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext
     convolutions: str = "auto"
-    prefix_bytes: int = 2**30
 
     def __post_init__(self) -> None:
         check_choice("convolutions to score by", self.convolutions, CONVOLUTIONS)
         check_choice("norms", self.norms, NORM_MODES)
         check_number("images to score by", self.images, at_least=1, whole=True)
         check_number("recalibration_batches", self.recalibration_batches, at_least=1, whole=True)
-        check_number("prefix_bytes", self.prefix_bytes, at_least=0, whole=True)
 
     @property
     def forwards(self) -> int:
@@ -76,43 +74,29 @@ class PathScore:
     @part(NETWORK)
     @torch.no_grad()
     def scores(self, paths: Sequence[Gates]) -> list[float]:
-        """The score of each path, equal to that of a call; the device is waited for once a path."""
-        # One path alone has nobody to remember for.
-        shared = self.net.prefix if len(paths) > 1 else ()
-        found = []
-        with (
-            evaluating(self.net),
-            packed_convolutions(self.net, self.convolutions),
-            remembering(shared, self.prefix_bytes) as begin_pass,
-        ):
-            for gates in paths:
-                begin_pass()
-                found.append(self._score(gates))
-        return found
-
-    def _score(self, gates: Gates) -> float:
+        """The score of each path, equal to that of a call; the device is waited for once."""
+        estimates = self.norms == "recalibrated"
         correct, finite, total = [], [], 0
-        with self._norms(gates):
-            for images, labels in self.val.fixed(self.images):
-                with self.autocast():
-                    logits = main_logits(self.net(images, gates))
-                correct.append((logits.argmax(dim=1) == labels).sum())
-                finite.append(torch.isfinite(logits).all())
-                total += len(labels)
-        right, sound = torch.stack([torch.stack(correct).sum(), torch.stack(finite).all().long()]).tolist()
-        return right / total if sound else math.nan
+        with evaluating(self.net), packed_convolutions(self.net, self.convolutions):
+            forward = SharedForward(self.net.segments, paths, estimates=estimates)
+            with self._statistics(forward) if estimates else batch_statistics(self.net):
+                for images, labels in self.val.fixed(self.images):
+                    with self.autocast():
+                        logits = forward(images)
+                    correct.append((logits.argmax(dim=2) == labels).sum(dim=1))
+                    finite.append(torch.isfinite(logits).flatten(1).all(dim=1))
+                    total += len(labels)
+        found = torch.stack([torch.stack(correct).sum(dim=0), torch.stack(finite).all(dim=0).long()]).tolist()
+        return [right / total if sound else math.nan for right, sound in zip(*found, strict=True)]
 
     @contextmanager
-    def _norms(self, gates: Gates) -> Iterator[None]:
-        if self.norms == "batch":
-            with batch_statistics(self.net):
-                yield
-            return
+    def _statistics(self, forward: SharedForward) -> Iterator[None]:
+        """Those of each path by batches of `train`, in the block."""
         norms = [module for module in self.net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         before = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
         try:
             with self.autocast():
-                recalibrate(self.net, lambda x: self.net(x, gates), self.train, self.recalibration_batches)
+                recalibrate(self.net, forward, self.train, self.recalibration_batches)
             yield
         finally:
             for norm, values in zip(norms, before, strict=True):

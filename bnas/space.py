@@ -1,7 +1,7 @@
 """The small interface between a search space and everything that searches it: NetSpec, Gates, Supernet, SearchSpace."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar
@@ -72,16 +72,30 @@ class Gates:
         return list(zip(active, weights.unbind(), strict=True))
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A part of a super-network's forward: `run(state, gates)` gives the state behind it from that in front of it.
+
+    What it gives follows from the state, the gates of the decisions `reads` (None: of all) and the weights and buffers of
+    `modules`, which no other segment runs. States are tensors, or tuples of them.
+    """
+
+    run: Callable[[Any, Gates], Any]
+    modules: tuple[nn.Module, ...]
+    reads: tuple[str, ...] | None = None
+
+
 class Supernet(nn.Module, ABC):
     """Shared weights of all architectures of a space. It owns weights and nothing else."""
 
     @property
-    def prefix(self) -> tuple[nn.Module, ...]:
-        """Modules in front of every decision, in the order in which they run, each once a forward.
+    def segments(self) -> tuple[Segment, ...]:
+        """`forward` cut into parts that run one after the other, from images to logits.
 
-        With equal weights they compute the same of the same images, whatever the gates. Here: none.
+        Paths that are scored together share what they agree in up to a cut (`bnas.shared_forward`). Here: one segment, a
+        network that is not cut, of which only equal paths have anything in common.
         """
-        return ()
+        return (Segment(self, (self,)),)
 
     @abstractmethod
     def features(self, x: Tensor, gates: Gates) -> Tensor:

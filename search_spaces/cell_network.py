@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from bnas.layers import DropPath, channel_shuffle
 from bnas.layers.merged import Candidate, fan_out
 from bnas.layers.ops import Op, Zero
 from bnas.layers.weighted import Term, weighted_sum
-from bnas.space import Gates, NetSpec, Supernet, check_input_shape
+from bnas.space import Gates, NetSpec, Segment, Supernet, check_input_shape
 from search_spaces.choice_costs import ChoiceCosts
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ class Cell(nn.Module):
 
     def forward(self, s0: Tensor, s1: Tensor, gates: Gates | None = None) -> Tensor:
         """Outputs of the two previous cells -> [N, nodes * C, H', W']."""
-        states = [self.preprocess[0](s0), self.preprocess[1](s1)]
+        return self.run_nodes(s0, s1, [self.preprocess[0](s0), self.preprocess[1](s1)], gates)
+
+    def run_nodes(self, s0: Tensor, s1: Tensor, states: list[Tensor], gates: Gates | None) -> Tensor:
+        """What follows the preprocessing of both inputs, `states`, to which the nodes are added."""
         into: list[list[Term]] = [[] for _ in range(INPUTS + self.nodes)]
         for node in range(INPUTS + self.nodes):
             if node >= INPUTS:
@@ -149,6 +153,19 @@ class Place:
     c_in: tuple[int, int]
     channels: int
     halve_first: bool
+
+
+class _State(NamedTuple):
+    """Between the segments of a row of cells: outputs of the two cells before, and what the next cell has made of them.
+
+    `later`: what the cell after that one makes of s1, whatever the choices in between are.
+    """
+
+    s0: Tensor
+    s1: Tensor
+    first: Tensor | None = None
+    second: Tensor | None = None
+    later: Tensor | None = None
 
 
 class CellNetwork(nn.Module):
@@ -213,10 +230,34 @@ class CellSupernet(CellNetwork, Supernet):
         self._costs: ChoiceCosts | None = None
 
     @property
-    def prefix(self) -> tuple[nn.Module, ...]:
-        # The stem's second output is an input of the second cell, too.
-        inputs = ("cells.0.preprocess.0", "cells.0.preprocess.1", "cells.1.preprocess.0")
-        return tuple(self.get_submodule(name) for name in ("stem", *inputs))
+    def segments(self) -> tuple[Segment, ...]:
+        """Stem; of each cell what all its choices read, then its nodes; classifier.
+
+        All cells of a kind have the same choices: what paths have in common ends where the first cell of a kind does in
+        which they differ.
+        """
+        stem = Segment(lambda x, gates: _State(*self.stem(x)), (self.stem,), ())
+        found = [stem]
+        cells: list[Any] = list(self.cells)
+        for position, (cell, after) in enumerate(zip(cells, [*cells[1:], None], strict=True)):
+            inputs = cell.preprocess if position == 0 else cell.preprocess[1:]
+            inputs = (*inputs, *(after.preprocess[:1] if after else ()))
+            nodes = (cell.edges, cell.inputs, cell.skips)
+            reads = tuple(d.name for d in self.space.decisions if d.name.startswith(f"{cell.kind}."))
+            found.append(Segment(partial(self._run_inputs, cell, after), inputs, ()))
+            found.append(Segment(partial(self._run_nodes, cell), nodes, reads))
+        head = Segment(lambda x, gates: self.classifier(self.pool(x.s1).flatten(1)), (self.classifier,), ())
+        return (*found, head)
+
+    def _run_inputs(self, cell: Cell, after: Cell | None, x: "_State", gates: Gates) -> "_State":
+        first = cell.preprocess[0](x.s0) if x.first is None else x.first
+        later = None if after is None else after.preprocess[0](x.s1)
+        return _State(x.s0, x.s1, first, cell.preprocess[1](x.s1), later)
+
+    def _run_nodes(self, cell: Cell, x: "_State", gates: Gates) -> "_State":
+        assert x.first is not None
+        assert x.second is not None
+        return _State(x.s1, cell.run_nodes(x.s0, x.s1, [x.first, x.second], gates), x.later)
 
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         return self.run(x, gates)[0]

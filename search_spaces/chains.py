@@ -219,11 +219,20 @@ class ChainNetwork(nn.Module):
 
     def run(self, x: Tensor, gates: WidthGates | None = None, call: Call = _plain_call) -> Tensor:
         """x [N, C, H, W] -> the vector in front of the classifier, [N, F]."""
+        x = self.run_stem(x, gates, call)
+        for index in range(len(self.body)):
+            x = self.run_block(index, x, gates, call)
+        return self.pooled(x)
+
+    def run_stem(self, x: Tensor, gates: WidthGates | None, call: Call) -> Tensor:
         x = call("stem", self.stem, x)
-        if gates is not None:
-            x = scale_channels(x, gates.gate(self.chain.first))
-        for index, (block, place) in enumerate(zip(self.body, self.places, strict=True)):
-            x = call(f"body.{index}", block, x, None if gates is None else gates.around(place))
+        return x if gates is None else scale_channels(x, gates.gate(self.chain.first))
+
+    def run_block(self, index: int, x: Tensor, gates: WidthGates | None, call: Call) -> Tensor:
+        around = None if gates is None else gates.around(self.places[index])
+        return call(f"body.{index}", self.body[index], x, around)
+
+    def pooled(self, x: Tensor) -> Tensor:
         pooled: Tensor = self.pool(x)
         return pooled.flatten(1)
 

@@ -17,6 +17,7 @@ So group numbers save no more than 30 % of the cost under M1, and up to 73 % und
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import gcd, lcm
 from typing import Any
@@ -33,7 +34,7 @@ from bnas.genotype import Decision, Genotype
 from bnas.layers.activation import ACTIVATIONS
 from bnas.layers.blocks import ConvNorm
 from bnas.options import check_number, option
-from bnas.space import Gates, NetSpec, SearchSpace, Supernet, check_input_shape
+from bnas.space import Gates, NetSpec, SearchSpace, Segment, Supernet, check_input_shape
 from search_spaces.group_layers import MODULES, Layer, SharedBinaryConv2d, SharedConv2d, places
 
 STEMS = ("cifar", "imagenet")
@@ -127,15 +128,26 @@ class GroupSupernet(GroupNetwork, Supernet):
         self._costs: tuple[tuple[int, int], dict[tuple[int, int], tuple[int, int]]] | None = None
 
     @property
-    def prefix(self) -> tuple[nn.Module, ...]:
-        return (self.stem,)
+    def segments(self) -> tuple[Segment, ...]:
+        """Stem, layers, average, classifier."""
+        names = [decision.name for decision in self.space.decisions]
+        layers = [Segment(partial(self._layer, i), (layer,), (names[i],)) for i, layer in enumerate(self.body)]
+        return (
+            Segment(lambda x, gates: self.stem(x), (self.stem,), ()),
+            *layers,
+            Segment(lambda x, gates: self.pool(x).flatten(1), (), ()),
+            Segment(lambda x, gates: self.classifier(x), (self.classifier,), ()),
+        )
+
+    def _layer(self, index: int, x: Tensor, gates: Gates) -> Tensor:
+        chosen = gates.of(self.space.decisions[index].name)
+        out: Tensor = self.body[index](x, [(int(choice), gate) for choice, gate in chosen])
+        return out
 
     def features(self, x: Tensor, gates: Gates) -> Tensor:
-        x = self.stem(x)
-        for layer, decision in zip(self.body, self.space.decisions, strict=True):
-            x = layer(x, [(int(choice), gate) for choice, gate in gates.of(decision.name)])
-        pooled: Tensor = self.pool(x)
-        return pooled.flatten(1)
+        for segment in self.segments[:-1]:
+            x = segment.run(x, gates)
+        return x
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         logits: Tensor = self.classifier(self.features(x, gates))

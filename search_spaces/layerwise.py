@@ -15,6 +15,7 @@ Every strategy searches it, and what is found is retrained, packed and verified 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import networkx as nx
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from bnas.binary import Scheme, make_scheme
 from bnas.genotype import Decision, Genotype
 from bnas.layers import DropPath
-from bnas.space import Gates, NetSpec, SearchSpace, Supernet
+from bnas.space import Gates, NetSpec, SearchSpace, Segment, Supernet
 from bnas.strict import build
 from search_spaces.choice_costs import ChoiceCosts
 
@@ -52,17 +53,19 @@ class LayerwiseNetwork(nn.Module):
     def run(self, x: Tensor, gates: Gates | None) -> Tensor:
         """x [N, C, H, W] -> features [N, F]."""
         x = self.stem(x)
-        for name, modules in self.layers.items():
-            modules_of = dict(modules.items())  # type: ignore[operator]
-            chosen = [(choice, None) for choice in modules_of] if gates is None else gates.of(name)
-            terms = [
-                modules_of[choice](x) if weight is None else weight * modules_of[choice](x) for choice, weight in chosen
-            ]
-            x = terms[0]
-            for term in terms[1:]:
-                x = x + term
+        for name in self.layers:
+            x = self.run_layer(name, x, gates)
         features: Tensor = self.head(x)
         return features
+
+    def run_layer(self, name: str, x: Tensor, gates: Gates | None) -> Tensor:
+        modules_of = dict(self.layers[name].items())  # type: ignore[operator]
+        chosen = [(choice, None) for choice in modules_of] if gates is None else gates.of(name)
+        terms = [
+            modules_of[choice](x) if weight is None else weight * modules_of[choice](x) for choice, weight in chosen
+        ]
+        total: Tensor = sum(terms[1:], terms[0])
+        return total
 
 
 class FixedLayerwiseNetwork(LayerwiseNetwork):
@@ -87,8 +90,12 @@ class LayerwiseSupernet(LayerwiseNetwork, Supernet):
         self._costs: ChoiceCosts | None = None
 
     @property
-    def prefix(self) -> tuple[nn.Module, ...]:
-        return (self.stem,)
+    def segments(self) -> tuple[Segment, ...]:
+        """Stem, layers, head and classifier."""
+        stem = Segment(lambda x, gates: self.stem(x), (self.stem,), ())
+        layers = [Segment(partial(self.run_layer, name), (modules,), (name,)) for name, modules in self.layers.items()]
+        head = Segment(lambda x, gates: self.classifier(self.head(x)), (self.head, self.classifier), ())
+        return (stem, *layers, head)
 
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         return self.run(x, gates)

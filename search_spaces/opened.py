@@ -20,7 +20,7 @@ choices, and each choice has what it learns for itself.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from itertools import takewhile
+from functools import partial
 from typing import Any
 
 import networkx as nx
@@ -32,7 +32,7 @@ from bnas.errors import BnasError, unknown
 from bnas.genotype import Decision, Genotype
 from bnas.layers import BinaryConv2d
 from bnas.layers.activation import ACTIVATIONS, Activation, MixedActivation
-from bnas.space import Gates, NetSpec, SearchSpace, Supernet
+from bnas.space import Gates, NetSpec, SearchSpace, Segment, Supernet
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"activation": ACTIVATIONS, "scale": FORMS}
 
@@ -148,10 +148,19 @@ class OpenedSupernet(Supernet):
             raise BnasError(_nothing_there(sorted(missing), spec))
 
     @property
-    def prefix(self) -> tuple[nn.Module, ...]:
-        """That of the inner super-network, up to the first module in which something is opened."""
-        opened = {self.net.get_submodule(name) for name, _, _ in self._positions}
-        return tuple(takewhile(lambda module: opened.isdisjoint(module.modules()), self.net.prefix))
+    def segments(self) -> tuple[Segment, ...]:
+        """Those of the inner super-network; each reads what is opened within it, too."""
+        found = []
+        for segment in self.net.segments:
+            within = {part for module in segment.modules for part in module.modules()}
+            opened = dict.fromkeys(d for name, d, _ in self._positions if self.net.get_submodule(name) in within)
+            reads = None if segment.reads is None else (*segment.reads, *opened)
+            found.append(Segment(partial(self._run_segment, segment), segment.modules, reads))
+        return tuple(found)
+
+    def _run_segment(self, segment: Segment, state: Any, gates: Gates) -> Any:
+        with self._choosing(gates):
+            return segment.run(state, gates)
 
     @contextmanager
     def _choosing(self, gates: Gates) -> Iterator[None]:

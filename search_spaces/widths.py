@@ -6,6 +6,7 @@ whose narrower layers are channel slices of the widest, is ours. `ChainSize` say
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain as chained
 from itertools import pairwise
 from typing import Any
@@ -21,8 +22,8 @@ from bnas.errors import BnasError
 from bnas.genotype import Decision, Genotype
 from bnas.layers.activation import Activation
 from bnas.options import check_number
-from bnas.space import Gates, NetSpec, SearchSpace, Supernet
-from search_spaces.chains import CHAINS, Chain, ChainNetwork, ChainSize, FixedChainNetwork
+from bnas.space import Gates, NetSpec, SearchSpace, Segment, Supernet
+from search_spaces.chains import CHAINS, Call, Chain, ChainNetwork, ChainSize, FixedChainNetwork
 from search_spaces.width_gates import Channels, WidthGates
 
 RATIOS: tuple[float, ...] = (0.25, 0.5, 1, 2, 3, 4)
@@ -104,17 +105,39 @@ class WidthSupernet(ChainNetwork, Supernet):
         out: Tensor = functional_call(module, tensors, inputs)
         return out
 
-    def _features(self, x: Tensor, gates: WidthGates, widths: Mapping[str, int]) -> Tensor:
-        return self.run(x, gates, lambda *call: self._run_slice(widths, *call))
+    def _sliced(self, gates: WidthGates) -> Call:
+        return partial(self._run_slice, gates.widest())
 
     def features(self, x: Tensor, gates: Gates) -> Tensor:
         read = self._gates(gates)
-        return self._features(x, read, read.widest())
+        return self.run(x, read, self._sliced(read))
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         read = self._gates(gates)
-        widths = read.widest()
-        return self._run_slice(widths, "classifier", self.classifier, self._features(x, read, widths))
+        call = self._sliced(read)
+        return call("classifier", self.classifier, self.run(x, read, call))
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Stem, blocks, classifier; each depends on the widths around it."""
+
+        def stem(x: Tensor, gates: Gates) -> Tensor:
+            read = self._gates(gates)
+            return self.run_stem(x, read, self._sliced(read))
+
+        def block(index: int, x: Tensor, gates: Gates) -> Tensor:
+            read = self._gates(gates)
+            return self.run_block(index, x, read, self._sliced(read))
+
+        def head(x: Tensor, gates: Gates) -> Tensor:
+            return self._sliced(self._gates(gates))("classifier", self.classifier, self.pooled(x))
+
+        blocks = [
+            Segment(partial(block, index), (self.body[index],), tuple(name for name in place if name is not None))
+            for index, place in enumerate(self.places)
+        ]
+        first, last = self.chain.first, self.chain.last
+        return (Segment(stem, (self.stem,), (first,)), *blocks, Segment(head, (self.classifier,), (last,)))
 
     def _cost_terms(self) -> list[tuple[int, int, tuple[str, ...]]]:
         """For each layer with MACs: (real, binary) MACs at one channel of each of the widths that it grows with."""

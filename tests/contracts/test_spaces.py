@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from bnas import seeding
 from bnas.cost import measure
@@ -20,7 +21,9 @@ from bnas.deploy.runtime import PackedNetwork
 from bnas.deploy.verify import verify
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
-from bnas.space import Gates, NetSpec, SearchSpace, soft_gates
+from bnas.layers.packed import packed_convolutions
+from bnas.shared_forward import SharedForward
+from bnas.space import Gates, NetSpec, SearchSpace, Segment, soft_gates
 from bnas.training.metrics import recalibrate
 from search_spaces import SPACES, make_space, space_of
 
@@ -188,19 +191,42 @@ def test_a_choice_that_is_off_does_not_run(name: str) -> None:
     assert len(alone.ran) > 1
 
 
+def counted(segments: tuple[Segment, ...], ran: Counter[int]) -> list[Segment]:
+    def run(index: int, state: Any, gates: Gates) -> Any:
+        ran[index] += 1
+        return segments[index].run(state, gates)
+
+    return [replace(segment, run=partial(run, index)) for index, segment in enumerate(segments)]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_the_prefix_computes_the_same_under_all_gates(name: str) -> None:
-    space = small(name)
+def test_paths_that_run_together_share_what_they_agree_in_and_give_what_each_gives_alone(name: str) -> None:
+    space, x = small(name), images(name)
     with seeding.borrowed(0, "test", "init"):
-        net = space.supernet(spec_of(name)).train()
-    found: list[list[torch.Tensor]] = []
-    for module in net.prefix:
-        module.register_forward_hook(lambda m, inputs, out: found[-1].extend(tree_leaves(out)))
-    for seed in range(2):
-        found.append([])
-        net(images(name), space.gates(drawn(space, seed)))
-    assert all(len(outputs) >= len(net.prefix) for outputs in found)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        net = space.supernet(spec_of(name, "xnor")).eval()
+    rng = np.random.default_rng(1)
+    parent = drawn(space, 1)
+    paths = [space.gates(genotype) for genotype in (parent, *(space.mutate(parent, rng) for _ in range(2)))]
+    source: Any = SimpleNamespace(batch=lambda step: (x.roll(step, 0) * (1 + step), None))
+    ran: Counter[int] = Counter()
+    with torch.no_grad(), packed_convolutions(net, "packed"):
+        together = SharedForward(counted(net.segments, ran), paths, estimates=True)
+        recalibrate(net, together, source, 2)
+        found = together(x)
+        for index, gates in enumerate(paths):
+            recalibrate(net, partial(net, gates=gates), source, 2)
+            assert torch.equal(found[index], net(x, gates))
+    for index, _ in enumerate(net.segments):
+        reads = (segment.reads for segment in net.segments[: index + 1])
+        read = [d for its in reads for d in ([d.name for d in space.decisions] if its is None else its)]
+        assert ran[index] == 3 * len({tuple(gates.active[d] for d in read) for gates in paths})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_is_in_one_segment(name: str) -> None:
+    net = small(name).supernet(spec_of(name))
+    found = [id(p) for segment in net.segments for m in segment.modules for p in (*m.parameters(), *m.buffers())]
+    assert Counter(found) == Counter(map(id, (*net.parameters(), *net.buffers())))
 
 
 @pytest.mark.parametrize("name", NAMES)
