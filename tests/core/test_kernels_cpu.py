@@ -1,5 +1,6 @@
 """The CPU kernels beyond what every back end promises: threads, machine code, the cache on disk."""
 
+import dataclasses
 import itertools
 import re
 import subprocess
@@ -16,10 +17,13 @@ from numba.core import config
 
 from bnas.errors import BnasError
 from bnas.kernels import cpu, get_backend, reference
-from bnas.kernels.cpu import compiled, jit, tables
-from bnas.kernels.cpu.forms import POPCOUNT, TABLES, forms_here, quickest
+from bnas.kernels.cpu import jit, popcount
+from bnas.kernels.cpu.filter_tables import FILTER_TABLES
+from bnas.kernels.cpu.forms import forms_here, quickest
 from bnas.kernels.cpu.layer import BinaryLayer, Outputs, Threshold
-from bnas.kernels.cpu.micro import emit_popcount, emit_tables
+from bnas.kernels.cpu.micro import emit_filter_tables, emit_popcount, emit_tables
+from bnas.kernels.cpu.popcount import POPCOUNT
+from bnas.kernels.cpu.tables import TABLES
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import pack_activations, pack_weights
 
@@ -103,39 +107,62 @@ def test_the_backend_says_which_inner_loops_run():
     assert get_backend("cpu").detail.split(",")[0] == " or ".join(form.name for form in forms_here())
 
 
-def chosen(monkeypatch, has, **sizes):
+def chosen(monkeypatch, has, channels, filters, size, kernel=3, **more):
     """The form that a processor with these features runs."""
     monkeypatch.setattr("bnas.kernels.cpu.forms.features", lambda: frozenset(has))
-    return quickest(
-        Geometry(**{"images": 1, "height": 8, "width": 8, "kernel": (3, 3), "padding": (1, 1, 1, 1)} | sizes)
-    )
+    sides = {"height": size, "width": size, "kernel": (kernel, kernel), "padding": (kernel // 2,) * 4}
+    return quickest(Geometry(images=1, channels=channels, filters=filters, **sides | more))
 
 
-def test_each_shape_has_the_form_that_takes_the_fewest_instructions(monkeypatch):
-    wide, grouped = {"channels": 64, "filters": 64}, {"channels": 36, "filters": 36, "groups": 3}
-    a_row = {"channels": 64, "filters": 64, "height": 1, "width": 1, "kernel": (1, 1), "padding": (0, 0, 0, 0)}
+# Which form was the quickest with AVX2; a matrix of one row is an image of one pixel.
+CHOICES = {
+    TABLES: [
+        {"channels": 36, "filters": 36, "size": 32},
+        {"channels": 36, "filters": 36, "size": 32, "groups": 3},
+        {"channels": 144, "filters": 144, "size": 8, "groups": 12},
+        {"channels": 144, "filters": 36, "size": 32, "kernel": 1},
+        {"channels": 72, "filters": 72, "size": 32, "kernel": 1, "stride": (2, 2)},
+    ],
+    FILTER_TABLES: [
+        {"channels": 128, "filters": 128, "size": 28},
+        {"channels": 512, "filters": 512, "size": 7},
+        {"channels": 256, "filters": 512, "size": 14, "stride": (2, 2)},
+        {"channels": 1024, "filters": 1024, "size": 1, "kernel": 1},
+    ],
+}
+
+
+def test_each_shape_has_the_form_that_takes_the_least_time(monkeypatch):
+    for form, shapes in CHOICES.items():
+        assert [chosen(monkeypatch, ("avx2",), **shape) for shape in shapes] == [form] * len(shapes)
+        assert {chosen(monkeypatch, ("sse2",), **shape) for shape in shapes} == {POPCOUNT}
     # Vector popcount: whole words and vectors; small groups fill neither.
     counts_bits = ("avx2", "avx512vpopcntdq")
-    assert [chosen(monkeypatch, counts_bits, **sizes) for sizes in (wide, grouped, a_row)] == [
-        POPCOUNT,
-        TABLES,
-        POPCOUNT,
-    ]
-    # Without it: look-ups, unless pixels are few.
-    assert [chosen(monkeypatch, ("avx2",), **sizes) for sizes in (wide, grouped, a_row)] == [TABLES, TABLES, POPCOUNT]
-    assert [chosen(monkeypatch, ("sse2",), **sizes) for sizes in (wide, grouped, a_row)] == [POPCOUNT] * 3
+    assert {chosen(monkeypatch, counts_bits, **shape) for shape in CHOICES[FILTER_TABLES]} == {POPCOUNT}
+    assert chosen(monkeypatch, counts_bits, **CHOICES[TABLES][1]) is TABLES
 
 
-def test_counts_of_16_bits_are_not_asked_to_hold_more(monkeypatch):
-    longest = {"channels": 65_535, "filters": 64, "kernel": (1, 1), "padding": (0, 0, 0, 0)}
-    assert chosen(monkeypatch, ("avx2",), **longest) is TABLES
-    assert chosen(monkeypatch, ("avx2",), **longest | {"channels": 65_536}) is POPCOUNT
+@pytest.mark.parametrize("form", [TABLES, FILTER_TABLES], ids=lambda form: form.name)
+def test_counts_of_16_bits_are_not_asked_to_hold_more(form):
+    longest = Geometry(1, 8, 8, 65_535, 64)
+    assert form.cost(longest, frozenset()) < np.inf
+    assert form.cost(dataclasses.replace(longest, channels=65_536), frozenset()) == np.inf
+
+
+@pytest.mark.parametrize("form", forms_here(), ids=lambda form: form.name)
+def test_every_tile_counts_what_the_reference_counts(form):
+    """128 and 70 pixels, 200 filters: tiles of 4, 2 and 1 vectors of either, and pixels without a neighbour."""
+    x, w = signs(1, 37, 11, 18), signs(200, 37, 3, 3, seed=1)
+    words, weights = pack_activations(x), pack_weights(w)
+    options = {"channels": 37, "padding": (1, 1, 1, 1)}
+    assert np.array_equal(cpu.conv2d(form, words, weights, **options), reference.conv2d(words, weights, **options))
 
 
 @pytest.mark.skipif(TABLES not in forms_here(), reason="needs AVX2")
-def test_sums_of_the_longest_products_that_tables_take():
+@pytest.mark.parametrize("form", [TABLES, FILTER_TABLES], ids=lambda form: form.name)
+def test_sums_of_the_longest_products_that_tables_take(form):
     x, w = np.ones((1, 65_535, 1, 3)), -np.ones((2, 65_535, 1, 1))
-    sums = cpu.conv2d(TABLES, pack_activations(x), pack_weights(w), channels=65_535)
+    sums = cpu.conv2d(form, pack_activations(x), pack_weights(w), channels=65_535)
     assert (sums == -65_535).all()
 
 
@@ -169,7 +196,7 @@ def innermost_loop(code, instruction):
 
 
 @pytest.mark.parametrize("cpu", ["znver4", "icelake-server"])
-@pytest.mark.parametrize("tile", [compiled.SEVEN_BY_ONE, compiled.ONE_BY_FOUR])
+@pytest.mark.parametrize("tile", [popcount.SEVEN_BY_ONE, popcount.ONE_BY_FOUR])
 def test_words_are_counted_by_vector_popcount_in_registers(cpu, tile):
     loop = innermost_loop(machine_code(emit_popcount, tile, cpu), "vpopcntd")
     counted = [line for line in loop if line.startswith("vpopcntd")]
@@ -180,13 +207,16 @@ def test_words_are_counted_by_vector_popcount_in_registers(cpu, tile):
     assert not [line for line in loop if "(%rsp" in line and "zmm" in line]
 
 
-@pytest.mark.parametrize("tile", [tables.SIX, tables.FOUR], ids=str)
-def test_tables_are_looked_up_by_byte_shuffles_in_registers(tile):
-    loop = innermost_loop(machine_code(emit_tables, tile, "znver3"), "vpshufb")
+@pytest.mark.parametrize("vectors", [4, 2, 1])
+@pytest.mark.parametrize("emit", [emit_tables, emit_filter_tables])
+def test_tables_are_looked_up_by_byte_shuffles_in_registers(emit, vectors):
+    loop = innermost_loop(machine_code(emit, vectors, "znver3"), "vpshufb")
     shuffles = [line for line in loop if line.startswith("vpshufb")]
-    assert len(shuffles) % (tile.pixels * tile.filters) == 0
-    assert shuffles
+    assert len(shuffles) == 3 * vectors
     assert not [line for line in loop if "(%rsp" in line and "ymm" in line]
+    # Two of three steps are added to the third, and then the bytes and their upper halves to what there is.
+    assert len([line for line in loop if line.startswith("vpaddb")]) == 4 * vectors
+    assert len([line for line in loop if line.startswith(("vpand", "vpsrlw"))]) == 2 * vectors
 
 
 USE = """

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.kernels.cpu.forms import Form
 from bnas.kernels.cpu.layer import BinaryLayer, Outputs, check_layer
+from bnas.kernels.cpu.operands import Form
 from bnas.kernels.cpu.pack import threshold_pack
 from bnas.kernels.packing import Words
 from bnas.kernels.reference import check_matmul

@@ -1,20 +1,11 @@
-"""The compiled binary convolution by popcounts, and what its forms share: comparisons, what follows. Told by a `JOB`.
+"""The compiled binary convolution but for its inner loops: comparisons, operands, what follows. Told by a `JOB`.
 
 A task makes `rows` output rows of one image: operands, their counts, what follows. A matrix product is a convolution of
 M x 1 images by 1 x 1 kernels.
 """
 
-from numba import get_thread_id, prange
-
 from bnas.kernels.cpu.jit import compiled
-from bnas.kernels.cpu.micro import Tile, emit_popcount, inner_loop
 from bnas.kernels.cpu.vectors import compare_word, number_at, put_word, store_real, store_sums, word_at
-
-# Tiles whose sums and weights fit 32 vector registers.
-SEVEN_BY_ONE, ONE_BY_FOUR = Tile(7, 1), Tile(1, 4)
-MOST_PIXELS = 7
-
-_seven_by_one, _one_by_four = inner_loop(SEVEN_BY_ONE, emit_popcount), inner_loop(ONE_BY_FOUR, emit_popcount)
 
 
 @compiled()
@@ -52,7 +43,7 @@ def compare_pixel(  # type: ignore[no-untyped-def]
 
 @compiled()
 def fill(j, n, y0, rows, acts, flat):  # type: ignore[no-untyped-def]
-    """The operands of output rows y0 .. y0 + rows at `acts`, a plane for each group, what is outside filled in."""
+    """Words of the pixels that output rows y0 .. y0 + rows see, a plane for each group, what is outside filled in."""
     here = flat + 4 * (j.channels // 32 + 2)
     to = acts
     in_place = j.x_is_real and j.groups == 1
@@ -83,26 +74,6 @@ def fill(j, n, y0, rows, acts, flat):  # type: ignore[no-untyped-def]
                     for w in range(j.words):
                         put_word(to + g * j.group_bytes + 4 * w, word_at(words + 4 * (g * j.words + w)))
             to += j.pixel_bytes
-
-
-@compiled()
-def count_words(j, acts, counts, pixels):  # type: ignore[no-untyped-def]
-    for g in range(j.groups):
-        operands, group_weights = acts + g * j.group_bytes, j.weights + g * j.weight_group_bytes
-        out, block = counts + 64 * g * j.blocks, 0
-        step_bytes = j.weight_group_bytes // j.blocks
-        while block < j.blocks:
-            weights = group_weights + block * step_bytes
-            some, many = pixels < 4 and j.blocks - block >= 4, 1
-            for p in range(0, pixels, 1 if some else 7):
-                to, where = out + 4 * (p * j.lanes + 16 * block), j.pixels + 8 * p
-                if some:
-                    _one_by_four(operands, where, j.segments, j.segment_count, weights, to, j.lanes)
-                else:
-                    _seven_by_one(operands, where, j.segments, j.segment_count, weights, to, j.lanes)
-            if some:
-                many = 4
-            block += many
 
 
 @compiled()
@@ -142,24 +113,3 @@ def task_of(j, task, thread):  # type: ignore[no-untyped-def]
     chunks = (j.out_height + j.rows - 1) // j.rows
     n, y0 = task // chunks, task % chunks * j.rows
     return n, y0, min(j.rows, j.out_height - y0), j.scratch + thread * j.scratch_bytes
-
-
-@compiled()
-def _run(j, task, thread):  # type: ignore[no-untyped-def]
-    n, y0, rows, scratch = task_of(j, task, thread)
-    acts, counts, row, flat = scratch + j.acts_at, scratch + j.counts_at, scratch + j.row_at, scratch + j.flat_at
-    fill(j, n, y0, rows, acts, flat)
-    count_words(j, acts, counts, rows * j.out_width)
-    finish(j, n, y0 * j.out_width, rows * j.out_width, counts, row, flat)
-
-
-@compiled()
-def serial(job, tasks):  # type: ignore[no-untyped-def]
-    for task in range(tasks):
-        _run(job[0], task, 0)
-
-
-@compiled(parallel=True)
-def parallel(job, tasks):  # type: ignore[no-untyped-def]
-    for task in prange(tasks):
-        _run(job[0], task, get_thread_id())

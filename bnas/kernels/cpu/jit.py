@@ -3,14 +3,19 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import torch
+from llvmlite import ir
+from numba import get_thread_id, prange, types
 from numba.core import config
+from numba.extending import intrinsic
 from numba.np.ufunc.parallel import _launch_threads
 
 from bnas.errors import BnasError
@@ -23,16 +28,53 @@ def compiled(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """A decorator: the function in machine code, read from the cache where it is there."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        before = config.CACHE_DIR
-        # Numba asks for its folder here and at no other time; other users of numba keep theirs.
-        config.CACHE_DIR = before or str(cache_folder())
-        try:
+        with _our_cache():
             # No division raises, and none is by zero. No fast-math: a float must be what torch computes.
             return numba.njit(cache=True, nogil=True, error_model="numpy", parallel=parallel)(function)
-        finally:
-            config.CACHE_DIR = before
 
     return decorate
+
+
+@contextmanager
+def _our_cache() -> Iterator[None]:
+    """Numba asks for its folder when a function is decorated, and at no other time; other users of numba keep theirs."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = before or str(cache_folder())
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+class Tasks:
+    """Work in equal tasks: a function of the address of a `record` of int64, the number of a task, and the thread's.
+
+    It is compiled once, when it first runs, for one thread and for several: these call it by its address.
+    """
+
+    def __init__(self, function: Callable[[Any, int, int], None], record: np.dtype[Any]) -> None:
+        self._function, self._record = function, record
+
+    def __call__(self, job: int, tasks: int, threads: int) -> None:
+        """Run all tasks of the record at that address."""
+        (_parallel if threads > 1 else _serial)(self._compiled.address, job, tasks)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        pointer = types.CPointer(numba.from_dtype(self._record))
+        with _our_cache():
+            made = numba.cfunc(types.void(pointer, types.int64, types.int64), cache=True, error_model="numpy")
+            return made(self._function)
+
+
+@intrinsic
+def _run(typing_context, function, job, task, thread):  # type: ignore[no-untyped-def]
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
+        b.call(b.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 def cache_folder() -> Path:
@@ -85,3 +127,15 @@ def _start_threads() -> None:
     of_torch = torch.get_num_threads()
     _launch_threads()
     torch.set_num_threads(of_torch)
+
+
+@compiled()
+def _serial(function, job, tasks):  # type: ignore[no-untyped-def]
+    for task in range(tasks):
+        _run(function, job, task, 0)
+
+
+@compiled(parallel=True)
+def _parallel(function, job, tasks):  # type: ignore[no-untyped-def]
+    for task in prange(tasks):
+        _run(function, job, task, get_thread_id())

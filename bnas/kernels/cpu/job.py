@@ -10,15 +10,20 @@ _FIELDS = (
     "out_height", "out_width", "stride_y", "stride_x", "top", "left", "span_y", "in_width", "pad_words",
     # Each task makes this many output rows; each thread has its own scratch memory: operands, counts, two rows.
     "rows", "scratch", "scratch_bytes", "acts_at", "counts_at", "row_at", "flat_at", "lanes",
-    # What both inner loops read: bytes of the operands of a group, weights and their bytes of a group.
+    # What all inner loops read: bytes of the operands of a group, weights and their bytes of a group.
     "group_bytes", "weights", "weight_group_bytes",
-    # `popcount`: bytes of a pixel; a tile's pixels and segments; blocks of 16 filters of a group; the lane of a channel.
-    "pixel_bytes", "pixels", "segments", "segment_count", "blocks", "source",
-    # `tables`: words of a line of pixels and where 4 channels lie in them; planes, and where the bytes of a step lie in
-    # them; tiles of a group; counts before they are turned, and where those of a channel lie.
-    "is_pointwise", "words_at", "pixel_words", "phase_bytes", "word_bytes", "nibbles", "nibble_at",
-    "kernel_width", "dilation_x", "class_bytes", "plane_bytes", "steps", "step_at", "tables", "sixes", "fours",
-    "sums_at", "group_sums_bytes", "order",
+    # Words of a pixel that lie together: bytes of a pixel, and the lane in which a channel is counted.
+    "pixel_bytes", "source",
+    # `popcount`: a tile's pixels and segments; blocks of 16 filters of a group.
+    "pixels", "segments", "segment_count", "blocks",
+    # Look-ups: steps, and where the operands of each lie; counts before they are int32.
+    "steps", "step_at", "sums_at", "is_pointwise", "words_at",
+    # `tables`: words of a line of pixels and where 4 channels lie in them; planes; pairs of filters of a group; where
+    # counts of a group begin, and those of a channel.
+    "pixel_words", "phase_bytes", "word_bytes", "nibbles", "nibble_at", "kernel_width", "dilation_x", "class_bytes",
+    "plane_bytes", "pairs", "group_sums_bytes", "order",
+    # `filter_tables`: vectors of 32 filters of a group; bytes of the places of tables of a group, a line, a pixel.
+    "vectors", "places_group_bytes", "places_line_bytes", "places_bytes",
     # base - 2 counts are the sums; base depends on which taps lie outside the image: the row of base of each output.
     "has_border", "base_of", "base", "base_bytes", "filters",
     # The output: int32 sums, or real values, or bits, or the last two.

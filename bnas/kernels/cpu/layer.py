@@ -14,17 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from bnas.errors import BnasError
-from bnas.kernels.cpu.forms import FEW_PIXELS, Form, is_pointwise, quickest
+from bnas.kernels.cpu.forms import quickest
 from bnas.kernels.cpu.jit import threads_for
 from bnas.kernels.cpu.job import JOB
 from bnas.kernels.cpu.micro import LANES
-from bnas.kernels.cpu.operands import aligned, columns_read, span
+from bnas.kernels.cpu.operands import Form, aligned, columns_read, is_pointwise, out_pixels, span
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import Words, words_for
 from bnas.kernels.reference import check_conv2d
 
 Array = NDArray[Any]
 
+# Images with fewer output pixels have weights of their own (a matrix times few rows).
+FEW_PIXELS = 4
 # Below this a second thread costs more than it brings.
 MICROSECONDS_FOR_THREADS = 30
 # What one thread does in a microsecond, measured with AVX2: products, and values that it reads or writes around them.
@@ -109,6 +111,9 @@ class Plan:
     scratch_bytes: int
     kept: list[Any] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.address = int(self.job.ctypes.data)
+
     def read(self, place: int, address: int) -> None:
         """Where the next runs find the input (place 0), or what is added (from 1)."""
         if place == 0:
@@ -119,7 +124,7 @@ class Plan:
     def __call__(self) -> None:
         threads = threads_for(self.microseconds, MICROSECONDS_FOR_THREADS) if self.tasks > 1 else 1
         self.job["scratch"] = scratch_memory(threads * self.scratch_bytes)
-        (self.form.code.parallel if threads > 1 else self.form.code.serial)(self.job, self.tasks)
+        self.form.tasks(self.address, self.tasks, threads)
 
 
 _own = threading.local()
@@ -208,7 +213,7 @@ class BinaryLayer:
         pairs = np.array([(a.ctypes.data, _pixel_bytes(a, "what is added")) for a in added], np.int64).reshape(-1, 2)
         put(added=pairs, added_count=len(pairs))
         source = np.arange(self.filters) if self.epilogue.source is None else self.epilogue.source
-        weights = self._weights(form, g.out_size[0] * g.out_size[1] < FEW_PIXELS)
+        weights = self._weights(form, out_pixels(g) < FEW_PIXELS)
         operands = form.operands(
             g, weights, threads=torch.get_num_threads(), source=source, is_real=threshold is not None
         )

@@ -1,16 +1,23 @@
 """The inner loops, written in LLVM's own language: what numba's compiler does not make of Python loops.
 
-Both count, for a tile of pixels and filters, in how many bits activations and weights differ. A *step* is what one
+All count, for a tile of pixels and filters, in how many bits activations and weights differ. A *step* is what one
 instruction takes of the reduction.
 
 `popcount`: a step is a word, 16 filters are <16 x i32>: broadcast, XOR, popcount, add. Where the processor counts bits in
 vectors (AVX512-VPOPCNTDQ), that is one instruction each. Filters and channels that do not fill vectors and words are lost.
 
-`tables`: a step is 4 bits of 32 pixels, one a byte. Without a vector popcount the cheapest count is a byte shuffle that
-looks up the pixels' 4 activations each in the table of the filter's 4 weights, table[w][a] = popcount(w xor a): two
-instructions for 128 products, half of what XOR and a popcount by shuffles take. Any number of filters fills the vectors, and
-4 divides most numbers of channels. Weights are stored as offsets of their tables. The idea of tables in registers is that
-of T-MAC (Wei et al. 2024, arXiv 2407.00088), there with filters in the lanes.
+Look-ups: a step is 4 bits. Without a vector popcount the cheapest count is a byte shuffle: each byte of a vector looks its
+4 bits up in a table of 16 counts, table[a][b] = popcount(a xor b). A count of 4 bits is 4 at most, and three of them fit half
+a byte; so a table holds the counts of *two* others, table[a1 + 16 a2][b] = popcount(a1 xor b) + 16 popcount(a2 xor b), and an
+instruction makes 256 products. Of such bytes, each pair of counts begins in a half of its own, so that three steps can be
+added; then the upper halves are taken out and added by themselves. The sums of whole bytes, modulo 256, less 16 times those
+of the upper halves are the sums of the lower halves: these need not be taken out. For three steps that is 3 shuffles and
+6 additions, shifts and ANDs for 768 products, where tables of one take 3 and 3 for 384.
+
+`tables`: bytes are pixels, a table is of two filters. Any number of filters fills the vectors, and 4 divides most numbers of
+channels. `filter_tables`: bytes are filters, a table is of two pixels; so few pixels will do.
+
+Tables in registers for products of bits are an idea of T-MAC (Wei et al. 2024, arXiv 2407.00088), there of one each.
 """
 
 from collections.abc import Callable
@@ -27,8 +34,12 @@ LANES = 16
 BYTES = 32
 
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+# So many steps can be added before the upper half of a byte is taken out.
+STEPS_TOGETHER = 3
 # A sum of bytes stays below 256: each step of 4 bits adds at most 4.
 STEPS_AT_ONCE = 63
+# Operands of look-ups: bytes of a table, and where that of zeros begins. A byte with its highest bit looks up 0 everywhere.
+TABLE_BYTES, NO_TABLE, NO_BITS = 16, 16 * 256, 0x80
 
 Builder = Any
 Value = Any
@@ -36,9 +47,7 @@ Value = Any
 
 @dataclass(frozen=True)
 class Tile:
-    """What one run of an inner loop counts with all sums in registers: pixels (`popcount`) or vectors of 32 pixels
-    (`tables`), by blocks of 16 filters or by filters.
-    """
+    """What one run of `popcount` counts with all sums in registers: pixels by blocks of 16 filters."""
 
     pixels: int
     filters: int
@@ -98,37 +107,89 @@ def emit_popcount(
 
 
 def emit_tables(
-    b: Builder, tile: Tile, acts: Value, offsets: Value, steps: Value, weights: Value, tables: Value, sums: Value,
+    b: Builder, vectors: int, acts: Value, offsets: Value, steps: Value, weights: Value, sums: Value, pitch: Value,
     before: Value,
 ) -> None:  # fmt: skip
-    """Add up to 63 steps to int16 counts sums[filter][pixel]; they begin at 0 where no steps came `before`.
+    """Add up to 63 steps, a multiple of 3, to int16 counts of two filters by 32 x `vectors` pixels at `sums`.
 
-    Bytes of the pixels at acts + offsets[step], of which the lowest 4 bits count; weights [step][filter], offsets of their
-    16 bytes in `tables`.
+    `pitch`: bytes from one filter's to the next. They begin at 0 where no steps came `before`. Bytes of the pixels at
+    acts + offsets[step] (int64), of which the lowest 4 bits count; weights: for each step the place of the table, int16.
     """
-    half, whole = ir.VectorType(I8, BYTES // 2), ir.VectorType(I8, BYTES)
+
+    def operands(step: Value) -> tuple[Value, Value]:
+        at = b.add(weights, b.mul(step, I64(2)))
+        return at, b.add(acts, load(b, b.add(offsets, b.mul(step, I64(8))), I64, 8))
+
+    _look_up(b, vectors, steps, operands, sums, pitch, before)
+
+
+def emit_filter_tables(
+    b: Builder, vectors: int, acts: Value, offsets: Value, steps: Value, weights: Value, sums: Value, pitch: Value,
+    before: Value,
+) -> None:  # fmt: skip
+    """The same for two pixels by 32 x `vectors` filters: a table's place at acts + offsets[step], and the filters' bytes."""
+
+    def operands(step: Value) -> tuple[Value, Value]:
+        at = b.add(acts, load(b, b.add(offsets, b.mul(step, I64(8))), I64, 8))
+        return at, b.add(weights, b.mul(step, I64(BYTES * vectors)))
+
+    _look_up(b, vectors, steps, operands, sums, pitch, before)
+
+
+def _look_up(
+    b: Builder, vectors: int, steps: Value, operands: Callable[[Value], tuple[Value, Value]], sums: Value, pitch: Value,
+    before: Value,
+) -> None:  # fmt: skip
+    """operands(step): where the place of its table lies, and its bytes."""
+    half, whole, pairs = ir.VectorType(I8, TABLE_BYTES), ir.VectorType(I8, BYTES), ir.VectorType(I16, BYTES // 2)
     shuffle = cgutils.get_or_insert_function(b.module, ir.FunctionType(whole, [whole, whole]), "llvm.x86.avx2.pshuf.b")
-    twice = ir.VectorType(I32, BYTES)([*range(BYTES // 2)] * 2)
-    found = [[cgutils.alloca_once_value(b, whole(None)) for _ in range(tile.pixels)] for _ in range(tile.filters)]
-    with cgutils.for_range(b, steps) as loop:
-        start = b.add(acts, load(b, b.add(offsets, b.mul(loop.index, I64(8))), I64, 8))
-        pixels = [load(b, plus(b, start, BYTES * p), whole, 1) for p in range(tile.pixels)]
-        at = b.add(weights, b.mul(loop.index, I64(tile.filters)))
-        for f in range(tile.filters):
-            offset = b.zext(load(b, plus(b, at, f), I8, 1), I64)
-            table = b.shuffle_vector(load(b, b.add(tables, offset), half, 16), half(ir.Undefined), twice)
-            for p in range(tile.pixels):
-                b.store(b.add(b.load(found[f][p]), b.call(shuffle, [table, pixels[p]])), found[f][p])
+    twice = ir.VectorType(I32, BYTES)([*range(TABLE_BYTES)] * 2)
+    tables = b.ptrtoint(_tables_of_two(b.module), I64)
+    all_of_it, upper = ([cgutils.alloca_once_value(b, whole(None)) for _ in range(vectors)] for _ in range(2))
+    with cgutils.for_range(b, b.udiv(steps, I64(STEPS_TOGETHER))) as loop:
+        added: list[Value] = [None] * vectors
+        for i in range(STEPS_TOGETHER):
+            place, at = operands(b.add(b.mul(loop.index, I64(STEPS_TOGETHER)), I64(i)))
+            start = b.add(tables, b.zext(load(b, place, I16, 2), I64))
+            table = b.shuffle_vector(load(b, start, half, TABLE_BYTES), half(ir.Undefined), twice)
+            for v in range(vectors):
+                found = b.call(shuffle, [table, load(b, plus(b, at, BYTES * v), whole, 1)])
+                added[v] = b.add(added[v], found) if i else found
+        for v in range(vectors):
+            high = b.and_(b.lshr(b.bitcast(added[v], pairs), pairs([4] * 16)), pairs([0x0F0F] * 16))
+            b.store(b.add(b.load(all_of_it[v]), added[v]), all_of_it[v])
+            b.store(b.add(b.load(upper[v]), b.bitcast(high, whole)), upper[v])
     counts = ir.VectorType(I16, BYTES)
-    kept = splat(b, b.sext(b.icmp_signed("!=", before, I64(0)), I16), BYTES)
-    for f in range(tile.filters):
-        for p in range(tile.pixels):
-            to = pointer(b, plus(b, sums, 2 * BYTES * (f * tile.pixels + p)), counts)
-            earlier = b.and_(b.load(to, align=32), kept)
-            b.store(b.add(earlier, b.zext(b.load(found[f][p]), counts)), to, align=32)
+    found_pairs = []
+    for v in range(vectors):
+        high = b.load(upper[v])
+        lower = b.sub(b.load(all_of_it[v]), b.shl(high, whole([4] * BYTES)))
+        for which, value in ((sums, lower), (b.add(sums, pitch), high)):
+            found_pairs.append((pointer(b, plus(b, which, 2 * BYTES * v), counts), b.zext(value, counts)))
+    with b.if_else(b.icmp_signed("==", before, I64(0))) as (first, later):
+        with first:
+            for to, value in found_pairs:
+                b.store(value, to, align=32)
+        with later:
+            for to, value in found_pairs:
+                b.store(b.add(b.load(to, align=32), value), to, align=32)
 
 
-def inner_loop(tile: Tile, emit: Callable[..., None]) -> Any:
+def _tables_of_two(module: Any) -> Any:
+    """int8 [257, 16], one for all loops of a module: the tables, and one of zeros."""
+    name = "bnas.tables_of_two"
+    if name in module.globals:
+        return module.globals[name]
+    counts = [[(a ^ other).bit_count() for other in range(TABLE_BYTES)] for a in range(16)]
+    tables = [[one + 16 * two for one, two in zip(counts[a & 15], counts[a >> 4], strict=True)] for a in range(256)]
+    flat = [count for table in tables for count in table] + [0] * TABLE_BYTES
+    kind = ir.ArrayType(I8, len(flat))
+    variable = cgutils.global_constant(module, name, kind(bytearray(flat)))
+    variable.align = 64
+    return variable
+
+
+def inner_loop(tile: Tile | int, emit: Callable[..., None]) -> Any:
     """The function that numba puts in line where it is called, with the seven arguments of `emit` as int64."""
 
     @intrinsic

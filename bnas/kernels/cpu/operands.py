@@ -1,12 +1,14 @@
 """What a form of the convolution tells its compiled code about one input size, and the sizes that forms share."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.kernels.cpu.micro import LANES
+from bnas.kernels.cpu.jit import Tasks
+from bnas.kernels.cpu.micro import LANES, STEPS_TOGETHER
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import WORD_BITS, Words, full_words, words_for
 
@@ -14,6 +16,10 @@ Array = NDArray[Any]
 
 # Operands or counts of one task: they stay in the second-level cache.
 TASK_BYTES = 160 * 1024
+# Nanoseconds, measured with AVX2: three steps of a tile of look-ups, and of each vector in it.
+TILE_TIME, VECTOR_TIME = 1.7, 0.62
+# Counts of look-ups have 16 bits.
+MOST_COUNTED = (1 << 16) - 1
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,26 @@ class Operands:
 
     fields: dict[str, int | Array]
     scratch: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Form(ABC):
+    """One inner loop: how operands and weights lie in memory for it, and its compiled code."""
+
+    name: str
+    tasks: Tasks
+
+    @abstractmethod
+    def cost(self, g: Geometry, features: frozenset[str]) -> float:
+        """Nanoseconds for one image, about; `features` of the processor, in LLVM's words."""
+
+    @abstractmethod
+    def lay_out(self, weight_words: Words, g: Geometry, few_pixels: bool) -> Array:
+        """Packed weights [O, kh, kw, words] as the inner loop reads them: [groups, ...]."""
+
+    @abstractmethod
+    def operands(self, g: Geometry, weights: Array, *, threads: int, source: Array, is_real: bool) -> Operands:
+        """For weights laid out. `source[d]`: the filter of output channel d; `is_real`: the input is not packed."""
 
 
 def rows_of_task(g: Geometry, row_bytes: int, threads: int) -> int:
@@ -42,8 +68,76 @@ def span(g: Geometry) -> tuple[int, int]:
     return down * (kh - 1) + 1, right * (kw - 1) + 1
 
 
+def pixels_read(g: Geometry) -> int:
+    """Pixels of one image that are read, those outside of it too."""
+    return rows_read(g, g.out_size[0]) * columns_read(g)
+
+
 def columns_read(g: Geometry) -> int:
     return (g.out_size[1] - 1) * g.stride[1] + span(g)[1]
+
+
+def is_pointwise(g: Geometry) -> bool:
+    """Whether an output pixel sees the input pixel in its place."""
+    return g.kernel == g.stride == (1, 1) and g.padding == (0, 0, 0, 0)
+
+
+def out_pixels(g: Geometry) -> int:
+    """Output pixels of one image."""
+    return g.out_size[0] * g.out_size[1]
+
+
+def words_together(g: Geometry, rows: int) -> dict[str, int | Array]:
+    """Fields for `compiled.fill`: words of a pixel lie together, those of each group in a plane."""
+    pixel_bytes = 4 * g.words
+    return {
+        "pad_words": pad_words(g, g.groups),
+        "pixel_bytes": pixel_bytes,
+        "group_bytes": rows_read(g, rows) * columns_read(g) * pixel_bytes,
+    }
+
+
+def lane_of_channel(g: Geometry, source: Array, lanes: int) -> int | Array:
+    """Where the count of each output channel lies, groups having `lanes` lanes each; 0: in its place."""
+    group, place = np.divmod(source, g.group_filters)
+    lane = group * lanes + place
+    return 0 if np.array_equal(lane, np.arange(g.filters)) else lane
+
+
+def nibbles(g: Geometry) -> int:
+    """Steps of look-ups for one tap of a group: 4 channels each."""
+    return -(-g.group_channels // 4)
+
+
+def steps_of_look_ups(g: Geometry) -> int:
+    """Those of a sum, with fillers: so many are added at once."""
+    return -(-g.taps * nibbles(g) // STEPS_TOGETHER) * STEPS_TOGETHER
+
+
+def vector_tiles(vectors: int) -> list[int]:
+    """So many vectors as tiles of 4, then of 2 and of 1."""
+    return [4] * (vectors // 4) + [2] * (vectors % 4 // 2) + [1] * (vectors % 2)
+
+
+def look_up_time(g: Geometry, tables: int, vectors: int) -> float:
+    """Nanoseconds of the look-ups of one image in `tables` tables of each step by so many vectors."""
+    threes = steps_of_look_ups(g) // STEPS_TOGETHER
+    return threes * tables * (TILE_TIME * len(vector_tiles(vectors)) + VECTOR_TIME * vectors)
+
+
+def nibbles_of_weights(weight_words: Words, g: Geometry) -> Array:
+    """Packed weights [O, kh, kw, words] as 4 bits in each byte: uint8 [groups, filters of a group, steps without fillers]."""
+    shifts = np.arange(0, WORD_BITS, 4, dtype=np.uint32)
+    in_bytes = (weight_words[..., None] >> shifts & 15).astype(np.uint8)
+    by_tap = in_bytes.reshape(g.groups, g.group_filters, g.taps, -1)[..., : nibbles(g)]
+    return by_tap.reshape(g.groups, g.group_filters, -1)
+
+
+def tiled(padded: Array, sizes: list[int]) -> Array:
+    """[groups, filters, steps] as, for each run of so many filters, [groups, steps, filters] one after the other."""
+    ends = np.cumsum(sizes)
+    parts = [padded[:, end - size : end].transpose(0, 2, 1) for size, end in zip(sizes, ends, strict=True)]
+    return aligned(np.concatenate([part.reshape(len(padded), -1) for part in parts], axis=1))
 
 
 def pad_words(g: Geometry, groups: int) -> Words:

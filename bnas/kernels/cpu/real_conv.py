@@ -12,11 +12,10 @@ import torch
 from numba import get_thread_id, prange
 from numpy.typing import NDArray
 
-from bnas.kernels.cpu.forms import is_pointwise
 from bnas.kernels.cpu.jit import compiled, threads_for
 from bnas.kernels.cpu.layer import Epilogue, scratch_memory
 from bnas.kernels.cpu.micro import LANES
-from bnas.kernels.cpu.operands import aligned, columns_read, rows_of_task, rows_read, span
+from bnas.kernels.cpu.operands import aligned, columns_read, is_pointwise, rows_of_task, rows_read, span
 from bnas.kernels.cpu.real_products import SIX_BY_ONE, one_by_one, six_by_one
 from bnas.kernels.cpu.vectors import copy_some
 from bnas.kernels.geometry import Geometry

@@ -1,22 +1,142 @@
-"""The compiled binary convolution by table look-ups, whose vectors hold pixels. Told by a `JOB`.
+"""The binary convolution by table look-ups, whose vectors hold pixels.
 
 A task's operands are *planes*: a byte for each of its output pixels, row by row, holding 4 channels' bits of what one column
-of the kernel sees; in it, the taps of that column are rows apart. So every tap of 64 pixels is 64 bytes that lie together.
+of the kernel sees; in it, the taps of that column are rows apart. So every tap of 32 pixels is 32 bytes that lie together.
 """
 
-from numba import get_thread_id, prange
+import numpy as np
+from numba import carray
 
 from bnas.kernels.cpu.compiled import finish, task_of
-from bnas.kernels.cpu.jit import compiled
-from bnas.kernels.cpu.micro import BYTES, STEPS_AT_ONCE, Tile, emit_tables, inner_loop
+from bnas.kernels.cpu.jit import Tasks, compiled
+from bnas.kernels.cpu.job import JOB
+from bnas.kernels.cpu.micro import BYTES, LANES, NO_TABLE, STEPS_AT_ONCE, TABLE_BYTES, emit_tables, inner_loop
+from bnas.kernels.cpu.operands import (
+    MOST_COUNTED,
+    Array,
+    Form,
+    Operands,
+    aligned,
+    columns_read,
+    is_pointwise,
+    look_up_time,
+    nibbles,
+    nibbles_of_weights,
+    out_pixels,
+    pad_words,
+    rows_of_pixel,
+    rows_of_task,
+    rows_read,
+    steps_of_look_ups,
+)
 from bnas.kernels.cpu.turned import compare_line, put_8_nibbles, put_16_nibbles, put_32_nibbles, turn_counts
 from bnas.kernels.cpu.vectors import number_at, put_word, word_at
+from bnas.kernels.geometry import Geometry
+from bnas.kernels.packing import WORD_BITS, Words, words_for
 
-# Tiles whose sums and pixels fit 16 vector registers.
-SIX, FOUR = Tile(2, 6), Tile(2, 4)
-PIXELS = SIX.pixels * BYTES
+# The most vectors whose sums fit 16 registers.
+MOST_VECTORS = 4
+PIXELS = MOST_VECTORS * BYTES
+# Counts of so many pixels are turned, and finished while they are near.
+PIXELS_FINISHED = 16
 
-_six, _four = inner_loop(SIX, emit_tables), inner_loop(FOUR, emit_tables)
+_four, _two, _one = (inner_loop(vectors, emit_tables) for vectors in (4, 2, 1))
+
+
+class Tables(Form):
+    """Look-ups of 4 bits; 32 pixels are a vector, two filters a table."""
+
+    def cost(self, g: Geometry, features: frozenset[str]) -> float:
+        if g.length > MOST_COUNTED:
+            return np.inf
+        counted = look_up_time(g, g.groups * _pairs(g), -(-out_pixels(g) // BYTES))
+        lines = 1 if is_pointwise(g) else rows_read(g, g.out_size[0])
+        planes = lines * g.groups * nibbles(g) * g.kernel[1]
+        # Measured: lines of planes, values compared, counts turned.
+        return counted + 6 * planes + 0.05 * g.height * g.width * g.channels + 0.1 * out_pixels(g) * g.filters
+
+    def lay_out(self, weight_words: Words, g: Geometry, few_pixels: bool) -> Array:
+        """For every two filters the places of their tables, int16 [groups, pairs, steps]."""
+        of_filters = nibbles_of_weights(weight_words, g).astype(np.int16)
+        pairs = np.zeros((g.groups, 2 * _pairs(g), of_filters.shape[2]), dtype=np.int16)
+        pairs[:, : g.group_filters] = of_filters
+        places = np.full((g.groups, _pairs(g), steps_of_look_ups(g)), NO_TABLE, dtype=np.int16)
+        places[..., : pairs.shape[2]] = TABLE_BYTES * (pairs[:, 0::2] + 16 * pairs[:, 1::2])
+        return aligned(places)
+
+    def operands(self, g: Geometry, weights: Array, *, threads: int, source: Array, is_real: bool) -> Operands:
+        lanes, width, pointwise = -(-g.filters // LANES) * LANES, g.out_size[1], is_pointwise(g)
+        planes = g.groups * nibbles(g) * g.kernel[1]
+        rows = rows_of_task(g, planes * width, threads)
+        # Rows of an image lie by their remainder, so that taps of consecutive outputs do in spite of strides.
+        class_bytes = -(-rows_read(g, rows) // g.stride[0]) * width + BYTES
+        # An odd number of cache lines: what one pixel's taps read does not compete for the same places in the cache.
+        plane_bytes = -(-g.stride[0] * class_bytes // 128) * 128 + 64
+        group, place = np.divmod(source, g.group_filters)
+        order = np.zeros(lanes, dtype=np.int64)
+        order[: g.filters] = 2 * PIXELS * (2 * group * _pairs(g) + place)
+        # Real values are compared without a look at groups.
+        bit_groups = 1 if is_real else g.groups
+        pixel_words = bit_groups * words_for(g.channels // bit_groups)
+        pixels = rows * width if pointwise else columns_read(g)
+        phase_bytes = 4 * (-(-pixels // g.stride[1]) + BYTES)
+        group_sums_bytes = 2 * _pairs(g) * 2 * PIXELS
+        fields: dict[str, int | Array] = {
+            "rows": rows,
+            "pad_words": pad_words(g, bit_groups),
+            "is_pointwise": int(pointwise),
+            "pixel_words": pixel_words,
+            "phase_bytes": phase_bytes,
+            "word_bytes": phase_bytes * g.stride[1],
+            "nibbles": g.groups * nibbles(g),
+            "nibble_at": _nibble_at(g, bit_groups, phase_bytes * g.stride[1]),
+            "kernel_width": g.kernel[1],
+            "dilation_x": g.dilation[1],
+            "class_bytes": class_bytes,
+            "plane_bytes": plane_bytes,
+            "group_bytes": nibbles(g) * g.kernel[1] * plane_bytes,
+            "steps": steps_of_look_ups(g),
+            "step_at": _step_at(g, plane_bytes, class_bytes, width),
+            "weights": weights,
+            "weight_group_bytes": weights.nbytes // g.groups,
+            "pairs": _pairs(g),
+            "group_sums_bytes": group_sums_bytes,
+            "order": order,
+            "lanes": lanes,
+        }
+        scratch = {
+            "acts_at": planes * plane_bytes + PIXELS,
+            "sums_at": g.groups * group_sums_bytes,
+            "counts_at": 4 * lanes * PIXELS_FINISHED,
+            "words_at": pixel_words * phase_bytes * g.stride[1],
+        }
+        return Operands(fields, {**scratch, **rows_of_pixel(g, 0)})
+
+
+def _pairs(g: Geometry) -> int:
+    """Pairs of filters of a group."""
+    return -(-g.group_filters // 2)
+
+
+def _nibble_at(g: Geometry, bit_groups: int, word_bytes: int) -> Array:
+    """Where 4 channels lie in the words of a line, int64 [groups x nibbles, 4].
+
+    Bytes of the word; bit; which of 4 bits are channels of the group; by how much those of the next word move, or 0.
+    """
+    group, place = np.divmod(np.arange(g.groups * nibbles(g)), nibbles(g))
+    bit = 4 * place + group * (g.group_channels if bit_groups == 1 else WORD_BITS * g.words)
+    word, shift = np.divmod(bit, WORD_BITS)
+    length = np.minimum(4, g.group_channels - 4 * place)
+    back = np.where(shift + length > WORD_BITS, WORD_BITS - shift, 0)
+    return np.stack([word * word_bytes, shift, (1 << length) - 1, back], axis=1)
+
+
+def _step_at(g: Geometry, plane_bytes: int, class_bytes: int, row_bytes: int) -> Array:
+    """Where the bytes of each step lie in the planes of a group: int64 [steps]."""
+    ky, kx, nibble = np.ogrid[: g.kernel[0], : g.kernel[1], : nibbles(g)]
+    row, remainder = np.divmod(ky * g.dilation[0], g.stride[0])
+    at = (nibble * g.kernel[1] + kx) * plane_bytes + remainder * class_bytes + row * row_bytes
+    return np.resize(at, steps_of_look_ups(g))
 
 
 @compiled()
@@ -96,43 +216,39 @@ def _fill(j, n, y0, rows, acts, words):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _count(j, planes, sums):  # type: ignore[no-untyped-def]
-    """Counts of 64 pixels, int16 [groups, filters of a group and fillers, 64]."""
+def _count(j, planes, sums, vectors):  # type: ignore[no-untyped-def]
+    """Counts of so many vectors of pixels, int16 [groups, two filters of each pair, 128]."""
     for g in range(j.groups):
         acts, group_weights = planes + g * j.group_bytes, j.weights + g * j.weight_group_bytes
         for step in range(0, j.steps, STEPS_AT_ONCE):
             many = min(STEPS_AT_ONCE, j.steps - step)
-            to, weights, offsets = sums + g * j.group_sums_bytes, group_weights, j.step_at + 8 * step
-            for _ in range(j.sixes):
-                _six(acts, offsets, many, weights + 6 * step, j.tables, to, step)
-                to, weights = to + 6 * 2 * PIXELS, weights + 6 * j.steps
-            for _ in range(j.fours):
-                _four(acts, offsets, many, weights + 4 * step, j.tables, to, step)
-                to, weights = to + 4 * 2 * PIXELS, weights + 4 * j.steps
+            to, weights, offsets = sums + g * j.group_sums_bytes, group_weights + 2 * step, j.step_at + 8 * step
+            for _ in range(j.pairs):
+                at = 0
+                if vectors == 4:
+                    _four(acts, offsets, many, weights, to, 2 * PIXELS, step)
+                if vectors & 2:
+                    _two(acts, offsets, many, weights, to, 2 * PIXELS, step)
+                    at = 2 * BYTES
+                if vectors & 1:
+                    _one(acts + at, offsets, many, weights, to + 2 * at, 2 * PIXELS, step)
+                to, weights = to + 2 * 2 * PIXELS, weights + 2 * j.steps
 
 
-@compiled()
-def _run(j, task, thread):  # type: ignore[no-untyped-def]
+def _run(job, task, thread):  # type: ignore[no-untyped-def]
+    j = carray(job, 1)[0]
     n, y0, rows, scratch = task_of(j, task, thread)
     acts, sums, counts = scratch + j.acts_at, scratch + j.sums_at, scratch + j.counts_at
     row, flat = scratch + j.row_at, scratch + j.flat_at
     _fill(j, n, y0, rows, acts, scratch + j.words_at)
     pixels = rows * j.out_width
     for first in range(0, pixels, PIXELS):
-        _count(j, acts + first, sums)
-        for o in range(0, j.lanes, 8):
-            for p in range(0, PIXELS, 16):
-                turn_counts(sums + 2 * p, j.order + 8 * o, counts + 4 * (p * j.lanes + o), 4 * j.lanes)
-        finish(j, n, y0 * j.out_width + first, min(PIXELS, pixels - first), counts, row, flat)
+        here = min(PIXELS, pixels - first)
+        _count(j, acts + first, sums, (here + BYTES - 1) // BYTES)
+        for p in range(0, here, PIXELS_FINISHED):
+            for o in range(0, j.lanes, 8):
+                turn_counts(sums + 2 * p, j.order + 8 * o, counts + 4 * o, 4 * j.lanes)
+            finish(j, n, y0 * j.out_width + first + p, min(PIXELS_FINISHED, here - p), counts, row, flat)
 
 
-@compiled()
-def serial(job, tasks):  # type: ignore[no-untyped-def]
-    for task in range(tasks):
-        _run(job[0], task, 0)
-
-
-@compiled(parallel=True)
-def parallel(job, tasks):  # type: ignore[no-untyped-def]
-    for task in prange(tasks):
-        _run(job[0], task, get_thread_id())
+TABLES = Tables("tables", Tasks(_run, JOB))

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bnas.kernels.cpu.micro import I8, I16, I32, I64, load, plus, pointer, splat
+from bnas.kernels.cpu.micro import I8, I16, I32, I64, TABLE_BYTES, load, plus, pointer, splat
 from bnas.kernels.cpu.vectors import F32, WORD, Builder, Value, first_lanes, lanes_of, masked_load
 
 
@@ -86,6 +86,40 @@ def _put_nibbles(lanes: int) -> Any:
 
 # By the number of words.
 put_8_nibbles, put_16_nibbles, put_32_nibbles = _put_nibbles(8), _put_nibbles(16), _put_nibbles(32)
+
+
+@intrinsic
+def put_places(typing_context, word, other, out):  # type: ignore[no-untyped-def]
+    """For each 4 bits of the word at `word` and of that at `other`, where the table of both begins: 8 int16 at `out`."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        word, other, out = arguments
+        vector = ir.VectorType(I32, 8)
+        one, two = (
+            b.and_(b.lshr(splat(b, load(b, at, I32, 4), 8), vector(list(range(0, WORD, 4)))), vector([15] * 8))
+            for at in (word, other)
+        )
+        places = b.mul(b.or_(one, b.mul(two, vector([16] * 8))), vector([TABLE_BYTES] * 8))
+        short = b.trunc(places, ir.VectorType(I16, 8))
+        b.store(short, pointer(b, out, short.type), align=2)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+@intrinsic
+def widen_counts(typing_context, sums, out, count):  # type: ignore[no-untyped-def]
+    """`count` int16 as int32, a multiple of 16."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        sums, out, count = arguments
+        with cgutils.for_range(b, b.udiv(count, I64(16))) as loop:
+            values = load(b, b.add(sums, b.mul(loop.index, I64(32))), ir.VectorType(I16, 16), 32)
+            wide = b.zext(values, ir.VectorType(I32, 16))
+            b.store(wide, pointer(b, b.add(out, b.mul(loop.index, I64(64))), wide.type), align=64)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
 
 
 @intrinsic
