@@ -1,13 +1,13 @@
 """Latency of a network as the sum of the measured times of the steps that the packed runtime takes: their keys, the table.
 
 A step is known by all that its time depends on: its operations' kinds, attributes and tensors' shapes, the values that
-they read and write, which of them are the same, and whether torch or a fused step before made them.
+they read and write, and which of them are the same.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from bnas.errors import BnasError
 from bnas.space import NetSpec
 
 FORMAT = "bnas-latency"
-VERSION = 2
+VERSION = 3
 _NUMBER = re.compile(r"#\d+ ?")
 
 
@@ -62,12 +62,11 @@ def operations(packed: Packed, *, fused: bool = False) -> list[tuple[str, Step |
         program = packed.program
         values = infer(program, {name: tensor.shape for name, tensor in packed.tensors.items()})
         steps = one_by_one(program)
-    prepared = {step.output for step in steps if step.conv is not None}
-    found: list[tuple[str, Step | None]] = [(_key(step, packed, values, prepared), step) for step in steps]
+    found: list[tuple[str, Step | None]] = [(_key(step, packed, values), step) for step in steps]
     return [*found, (f"the run itself: {values[program.input]} -> {values[program.output]}", None)]
 
 
-def _key(step: Step, packed: Packed, values: Mapping[str, Value], prepared: Collection[str]) -> str:
+def _key(step: Step, packed: Packed, values: Mapping[str, Value]) -> str:
     """Operations in turn; values by numbers of their own, so that the key tells which of them are the same."""
     numbers: dict[str, int] = {}
 
@@ -82,9 +81,7 @@ def _key(step: Step, packed: Packed, values: Mapping[str, Value], prepared: Coll
         text += [f"{name} {op.attributes[name]}" for name in sorted(op.attributes)]
         text += [f"{role} {list(packed.tensors[op.tensors[role]].shape)}" for role in sorted(op.tensors)]
         parts.append(", ".join(text))
-    # Where such a value lies is found anew in each run.
-    moving = [f"#{numbers[name]}" for name in step.reads if step.conv is not None and name not in prepared]
-    return "; ".join([*parts, *([f"from torch: {', '.join(moving)}"] if moving else [])])
+    return "; ".join(parts)
 
 
 def _parts(key: str) -> Counter[str]:

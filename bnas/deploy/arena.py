@@ -28,6 +28,10 @@ class Arena:
         """All memory that was taken."""
         return [block.memory for block in self._blocks]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(memory.nbytes for memory in self.blocks)
+
     def take(self, value: str, shape: Sequence[int], dtype: type) -> NDArray[Any]:
         """An array for that value, until it is given back."""
         size = math.prod(shape) * np.dtype(dtype).itemsize

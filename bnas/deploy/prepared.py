@@ -1,5 +1,6 @@
 """The fused steps of a packed network with their weights laid out, whatever the batch size."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from bnas.deploy.real_layers import REAL_LAYERS, RealLayer, real_layer
 from bnas.deploy.rewrite import Rewritten, joins_for_comparisons, map_size, on_map, rewrite
 from bnas.deploy.shapes import Value
 from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, Threshold
+from bnas.kernels.packing import words_for
 
 Array = NDArray[Any]
 MakeLayer = Callable[..., BinaryLayer]
@@ -47,6 +49,29 @@ class Prepared:
 
     def is_pool_of_bits(self, step: Step) -> bool:
         return step.output in self.rewritten.falling
+
+    def last_readers(self) -> dict[str, int]:
+        """The place of the step behind which each value is read no more."""
+        return {name: index for index, step in enumerate(self.steps) for name in step.reads}
+
+    def place_of(self, name: str, N: int) -> tuple[tuple[int, ...], type]:
+        """Shape and type of the memory for a value of N images."""
+        value = self.values[name]
+        C, H, W = map_size(value)
+        if value.groups is None:
+            return (N, H, W, C), np.float32
+        return (N, H, W, value.groups, words_for(C // value.groups)), np.uint32
+
+    def bytes_of_image(self) -> int:
+        """The most that lies between the steps of one image at any time."""
+        sizes = {name: 4 * math.prod(self.place_of(name, 1)[0]) for name in self.values}
+        now = most = sizes[self.program.input]
+        last = self.last_readers()
+        for index, step in enumerate(self.steps):
+            now += sizes[step.output]
+            most = max(most, now)
+            now -= sum(sizes[name] for name in step.reads if last[name] == index)
+        return most
 
 
 def prepare(packed: Packed, layer: MakeLayer) -> Prepared:

@@ -106,11 +106,10 @@ class PackedNetwork:
     @torch.no_grad()
     def run(self, x: Tensor, watch: Watch | None = None) -> Tensor:
         """Logits of x float32 [N, C, H, W]; `watch` sees every operation, unfused, with the value that it wrote."""
-        # Channels last: the order of packed words, and the quicker one for torch's own kernels.
-        x = x.contiguous(memory_format=torch.channels_last)
         if self.fused is not None and watch is None and len(x) > 0:
             return self.fused(x)
-        values: dict[str, Value] = {self.program.input: x}
+        # Channels last: the order of packed words.
+        values: dict[str, Value] = {self.program.input: x.contiguous(memory_format=torch.channels_last)}
         for op in self.program.ops:
             value = self.run_op(op, *(values[name] for name in op.inputs))
             values[op.output] = value
@@ -129,7 +128,7 @@ class PackedNetwork:
         found: list[tuple[Step | None, float]] = []
         begin = clock()
         if self.fused is not None:
-            found += self.fused.profile(x.contiguous(memory_format=torch.channels_last), clock)
+            found += self.fused.profile(x, clock)
         else:
             marks = [begin]
             self.run(x, lambda op, value: marks.append(clock()))

@@ -1,5 +1,6 @@
 """Fused steps against the operations one by one: equal bits, equal integers, and equal floats."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -120,6 +121,30 @@ def test_fused_equals_unfused_equals_reference_whatever_ran_before(made):
         # What a run leaves behind, or finds, is never read.
         for block in fused.fused.binding(count).memory.blocks:
             block[...] = 0xFF
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_batch_runs_a_few_images_at_a_time_with_the_same_results(monkeypatch, at_once):
+    made = packed(trained(Cell("bats")))
+    whole = PackedNetwork(made)
+    monkeypatch.setattr("bnas.deploy.fused.BYTES_AT_ONCE", at_once * whole.fused._prepared.bytes_of_image())
+    split, sizes = PackedNetwork(made), []
+    binding = split.fused.binding
+    monkeypatch.setattr(split.fused, "binding", lambda N: sizes.append(N) or binding(N))
+    x = images(8)
+    assert whole.fused.images_at_once == split.fused.images_at_once == at_once
+    monkeypatch.setattr(whole.fused, "images_at_once", 99)
+    for count in range(1, 9):
+        sizes.clear()
+        assert torch.equal(split(x[:count]), whole(x[:count]))
+        assert sum(sizes) == count
+        assert max(sizes) <= at_once
+        # As equal as can be, so that buffers are planned for few sizes.
+        assert max(sizes) - min(sizes) <= 1
+    ticks = itertools.count()
+    taken = split.fused.profile(x, lambda: float(next(ticks)))
+    assert [step for step, _ in taken] == list(split.fused.steps)
+    assert {seconds for _, seconds in taken} == {float(-(-8 // at_once))}
 
 
 def test_most_of_a_network_is_fused():

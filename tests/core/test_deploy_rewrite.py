@@ -12,7 +12,7 @@ from torch import nn
 from bnas.binary.schemes import make_scheme
 from bnas.deploy.fusion import fuse
 from bnas.deploy.rewrite import joins_for_comparisons, rewrite
-from bnas.deploy.runtime import Bits, PackedNetwork
+from bnas.deploy.runtime import PackedNetwork
 from bnas.layers import BinaryConv2d, BinaryLinear, NormBinarize
 from tests.core.packed_networks import CLASSES, images, packed, trained
 
@@ -260,14 +260,10 @@ def test_only_bits_lie_between_layers_that_are_only_compared():
         NormBinarize(40, SCHEME), nn.Flatten(), BinaryLinear(360, 5, SCHEME),
     )  # fmt: skip
     network = PackedNetwork(packed(trained(model)))
-    x = images(2).contiguous(memory_format=torch.channels_last)
-    values, found = {network.program.input: x}, []
-    for bound in network.fused.binding(2).steps:
-        values[bound.step.output] = bound.run(values)
-        found.append(type(values[bound.step.output]))
-    assert found == [Bits, Bits, Bits, torch.Tensor]
-    # Two maps of 40 bits in 2 words, and what fits into one of them.
-    assert sum(block.nbytes for block in network.fused.binding(2).memory.blocks) <= 2 * (2 * 81 * 2 * 4)
+    binding = network.fused.binding(2)
+    assert [binding.places[step.output].dtype for step in network.fused.steps] == [np.uint32] * 3 + [np.float32]
+    # The images, two maps of 40 bits in 2 words, and what fits into one of them.
+    assert binding.memory.nbytes <= 4 * 2 * 81 * 3 + 2 * (2 * 81 * 2 * 4)
 
 
 def test_a_maximum_behind_whose_norm_channels_join_stays_real():

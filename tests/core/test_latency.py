@@ -61,9 +61,7 @@ def test_keys_do_not_depend_on_weights_and_tell_what_times_depend_on() -> None:
     start = "threshold: #1 real 8 x 9 x 9 -> #2 bits 8 x 9 x 9"
     assert fused_own.startswith(start)
     assert "add: #3 real 8 x 9 x 9 + #1 real 8 x 9 x 9 -> #4 real 8 x 9 x 9" in fused_own
-    assert fused_own.endswith("from torch: #1")
     assert "add: #3 real 8 x 9 x 9 + #4 real 8 x 9 x 9 -> #5 real 8 x 9 x 9" in fused_another
-    assert fused_another.endswith("from torch: #1, #4")
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -120,8 +120,8 @@ def test_no_steps_are_timed_on_a_gpu(folder: Path, tmp_path: Path, capsys: pytes
         ("[", "is not a latency table: JSONDecodeError"),
         ("{}", "is not a latency table: KeyError: 'format'"),
         ('{"format": "x"}', "its format is 'x', not 'bnas-latency'"),
-        ('{"format": "bnas-latency", "version": 9}', "has version 9; this release reads version 2"),
-        ('{"format": "bnas-latency", "version": 2, "about": {}, "rows": {"a": {"b": 1}}}', "is not a latency table"),
+        ('{"format": "bnas-latency", "version": 9}', "has version 9; this release reads version 3"),
+        ('{"format": "bnas-latency", "version": 3, "about": {}, "rows": {"a": {"b": 1}}}', "is not a latency table"),
     ],
 )
 def test_a_file_that_is_no_table(text: str, message: str, tmp_path: Path) -> None:

@@ -54,10 +54,6 @@ class Comparison:
         for name, value in zip(_FIELDS, given, strict=True):
             self.job[name] = value
 
-    def read(self, place: int, address: int) -> None:
-        """Where the next runs find the map in that place."""
-        self.parts[place, 0] = address
-
     def __call__(self) -> None:
         run = _parallel if threads_for(self._values, VALUES_FOR_THREADS) > 1 else _serial
         run(self.job, self._tasks)

@@ -52,10 +52,6 @@ class BitPool:
         self._lines = len(x) * out.shape[1]
         self._reads = self._lines * out.shape[2] * groups * words * kernel[0] * kernel[1]
 
-    def read(self, place: int, address: int) -> None:
-        """Where the next runs find the input, the only thing that is read."""
-        self.job["x"] = address
-
     def __call__(self) -> None:
         run = _parallel if threads_for(self._reads, READS_FOR_THREADS) > 1 else _serial
         run(self.job, self._lines)

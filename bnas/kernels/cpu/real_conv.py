@@ -150,10 +150,6 @@ class RealPlan:
     products: int
     kept: dict[str, Array]
 
-    def read(self, place: int, address: int) -> None:
-        """Where the next runs find the input, the only thing that is read."""
-        self.job["x"] = address
-
     def __call__(self) -> None:
         threads = threads_for(self.products, PRODUCTS_FOR_THREADS) if self.tasks > 1 else 1
         self.job["scratch"] = scratch_memory(threads * int(self.job["scratch_bytes"][0]))

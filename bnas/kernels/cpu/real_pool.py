@@ -70,10 +70,6 @@ class PoolPlan:
     def __init__(self, job: Array, lines: int, reads: int, kept: tuple[Array, ...]) -> None:
         self.job, self._lines, self._reads, self._kept = job, lines, reads, kept
 
-    def read(self, place: int, address: int) -> None:
-        """Where the next runs find the input, the only thing that is read."""
-        self.job["x"] = address
-
     def __call__(self) -> None:
         run = _parallel if threads_for(self._reads, READS_FOR_THREADS) > 1 else _serial
         run(self.job, self._lines)
