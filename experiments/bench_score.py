@@ -1,7 +1,8 @@
-"""`bnas bench score`: paths of a super-network scored with binary convolutions of numbers and of packed bits.
+"""`bnas bench score`: paths of a super-network scored with binary convolutions of numbers and of packed bits, and together.
 
-First the logits of every path on one batch, and the scores, are compared to the last bit; where they differ there is no
-time. Images are noise: what a score costs does not depend on what they show.
+Paths are children of a few parents as `evolution` breeds them. First the logits of every path on one batch, and the
+scores, are compared to the last bit; where they differ there is no time. Images are noise: what a score costs does not
+depend on what they show.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,19 @@ from torch import Tensor
 
 from bnas import memory, seeding
 from bnas.data import Batches, ImageSet, Normalization
+from bnas.genotype import Genotype
 from bnas.layers.packed import packed_convolutions
 from bnas.scoring import PathScore
+from bnas.shared_forward import SharedForward
 from bnas.space import Gates, NetSpec, SearchSpace, Supernet
 from bnas.training.metrics import batch_statistics, evaluating
 from experiments.bench_forms import Row, differ, show, timed
-from experiments.bench_timing import on_threads, where
+from experiments.bench_timing import on_threads, ratio_text, where
 from experiments.console import say, write_json
 from search_spaces import SPACES, make_space
+from strategies.evolution import TRIES
+from strategies.evolution_options import EvolutionOptions
+from strategies.population import mutant
 
 IMAGE = (3, 32, 32)
 CLASSES = 10
@@ -29,8 +35,8 @@ KEYS = ("--batch", "--cells", "--channels")
 # Spaces of chains have sizes of their own.
 OF_CELLS = ("bats", "bnas_gist", "cp_nas", "bnas_beihang", "darts")
 DEFAULT = ("bats", "bnas_gist", "cp_nas", "widths", "group_mobilenet")
-# The first is what the others are compared with.
-FORMS = ("float", "packed", "auto")
+# By form: convolutions, and whether paths are scored together. The first is what the others are compared with.
+FORMS = {"float": ("float", False), "packed": ("packed", False), "auto": ("auto", False), "shared": ("auto", True)}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Setup:
     channels: int
     images: int
     paths: int
+    parents: int
     scheme: str
     norms: str
 
@@ -77,7 +84,7 @@ def run(spaces: Sequence[str] | None, setup: Setup, threads: int | None, rounds:
         rows: list[Row] = []
         for name in spaces or DEFAULT:
             rows += measure(name, setup, rounds)
-    show(f"{setup.paths} paths scored by {setup.images} images", rows)
+    show(f"{setup.paths} paths, children of {setup.parents}, scored by {setup.images} images", rows)
     if json_file is not None:
         write_json(json_file, {**here, **asdict(setup), "rows": [asdict(row) for row in rows]})
     return 0 if all(row.exact for row in rows) else 1
@@ -87,19 +94,37 @@ def measure(name: str, setup: Setup, rounds: int) -> list[Row]:
     """A row for each form of scoring."""
     space = make_space(name)
     net = setup.supernet(space)
-    rng = seeding.numpy_generator(0, "bench score", "paths")
-    paths = [space.gates(space.random(rng)) for _ in range(setup.paths)]
+    paths = [space.gates(genotype) for genotype in children(space, setup.parents, setup.paths)]
     train, val = setup.batches("train"), setup.batches("val")
     forms = {}
-    for form in FORMS:
-        score = PathScore(net, train, val, setup.images, setup.norms, 2, convolutions=form)
-        forms[form] = Population(score, paths)
-    expected = [logits(net, gates, val, "float") for gates in paths], forms["float"]()
-    for form in FORMS[1:]:
-        found = [logits(net, gates, val, form) for gates in paths], forms[form]()
-        if found[1] != expected[1] or not all(map(torch.equal, found[0], expected[0])):
+    for form, (convolutions, together) in FORMS.items():
+        score = PathScore(net, train, val, setup.images, setup.norms, 2, convolutions=convolutions)
+        forms[form] = Population(score, paths, together)
+    expected = logits(net, paths, val, "float"), forms["float"]()
+    for form in list(FORMS)[1:]:
+        if forms[form]() != expected[1] or not torch.equal(logits(net, paths, val, form), expected[0]):
             return differ(name, form)
-    return timed(name, forms, rounds, "cpu", parts_of=("float", "auto"))
+    rows = timed(name, forms, rounds, "cpu", parts_of=("float", "shared"))
+    its = {row.form: row.ms or 0.0 for row in rows}
+    say(f"{name}: {len(paths)} paths at once {ratio_text(its['auto'] / its['shared'])} as quick as one after the other")
+    return rows
+
+
+def children(space: SearchSpace, parents: int, count: int) -> list[Genotype]:
+    """Different children of random parents, mutants and crossovers as `evolution` makes them by default.
+
+    Fewer where there are no more within the first tries.
+    """
+    rng, method = seeding.numpy_generator(0, "bench score", "paths"), EvolutionOptions()
+    first = [space.random(rng) for _ in range(parents)]
+    found: dict[Genotype, None] = {}
+    for _ in range(TRIES * count):
+        mother, father = (first[int(rng.integers(parents))] for _ in range(2))
+        crosses = rng.random() < method.crossover
+        found[space.crossover(mother, father, rng) if crosses else mutant(space, mother, method.mutation, rng)] = None
+        if len(found) == count:
+            break
+    return list(found)
 
 
 @dataclass(frozen=True)
@@ -108,15 +133,18 @@ class Population:
 
     score: PathScore
     paths: Sequence[Gates]
+    together: bool
 
     def __call__(self) -> list[float]:
-        return [self.score(gates) for gates in self.paths]
+        return self.score.scores(self.paths) if self.together else [self.score(gates) for gates in self.paths]
 
 
 @torch.no_grad()
-def logits(net: Supernet, gates: Gates, val: Batches, form: str) -> Tensor:
-    """Of the first batch, by its statistics."""
+def logits(net: Supernet, paths: Sequence[Gates], val: Batches, form: str) -> Tensor:
+    """Of the first batch, by its statistics: [paths, N, classes]."""
     images, _ = next(val.fixed(1))
-    with evaluating(net), packed_convolutions(net, form), batch_statistics(net):
-        result: Tensor = net(images, gates)
-    return result
+    convolutions, together = FORMS[form]
+    with evaluating(net), packed_convolutions(net, convolutions), batch_statistics(net):
+        if together:
+            return SharedForward(net.segments, paths)(images)
+        return torch.stack([net(images, gates) for gates in paths])

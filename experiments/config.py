@@ -96,7 +96,7 @@ class SearchJob:
     scheme: str = option(
         "auto",
         "what is binary while searching; auto: what the strategy's paper has (binary-activations, or xnor for "
-        "child_parent and abandon)",
+        "child_parent and abandon). Scores with shared weights run on bits only where weights are binary, too",
         "paper",
     )
     scheme_options: Table = field(default_factory=dict, metadata=_help("options of the scheme"))

@@ -19,7 +19,7 @@ from bnas.genotype import Genotype
 from bnas.strategy import SearchTask, StepKind, describe_genotype, distinct_genotypes
 from strategies.candidates import checked_score
 from strategies.evolution_options import EvolutionOptions
-from strategies.population import Scored, knee, parents, pareto_front, survivors
+from strategies.population import Scored, knee, mutant, parents, pareto_front, survivors
 
 # Children in a row that may be known already before the space counts as exhausted.
 TRIES = 100
@@ -160,17 +160,10 @@ class Evolution:
             elif rng.random() < self._options.crossover and attempt < TRIES // 4:
                 child = self._feasible.proposed(lambda: space.crossover(mother, father, rng), rng)
             else:
-                child = self._feasible.proposed(lambda: self._mutant(mother, rng), rng)
+                child = self._feasible.proposed(lambda: mutant(space, mother, self._options.mutation, rng), rng)
             if self._evaluator.key(child) not in self._known:
                 return child
         return None
-
-    def _mutant(self, genotype: Genotype, rng: np.random.Generator) -> Genotype:
-        """Each unit of decisions drawn anew with chance `mutation`, at least one."""
-        count = max(1, int(rng.binomial(len(self._task.space.units()), self._options.mutation)))
-        for _ in range(count):
-            genotype = self._task.space.mutate(genotype, rng)
-        return genotype
 
     def _chosen(self) -> Scored:
         """The best by the objective; of a front the most accurate within a budget, or without one its knee."""

@@ -38,7 +38,8 @@ class EvolutionMethod:
     recalibration_batches: int = option(20, "training batches that a candidate's norms are estimated on anew", "ours")
     score_convolutions: str = option(
         "auto",
-        "of a score on a CPU: auto, binary ones on packed bits where that is quicker; packed; float; equal scores",
+        "of a score on a CPU: auto, on packed bits where that is quicker; packed; float; equal scores. Bits need binary "
+        "weights: search.scheme xnor, for example; those of binary-activations are real and scored in floats",
         "ours",
         choices=CONVOLUTIONS,
     )
@@ -68,7 +69,7 @@ class EvolutionMethod:
         "float32", "of the training: float32, bfloat16 (CUDA and CPU) or float16 (CUDA)", "ours", choices=PRECISIONS
     )
     round_steps: int = option(0, "training steps between two checkpoints; 0: an epoch, at most 200 steps", "ours")
-    round_candidates: int = option(10, "candidates scored with shared weights between two checkpoints", "ours")
+    round_candidates: int = option(10, "candidates scored together, between two checkpoints", "ours")
 
 
 @dataclass(frozen=True)

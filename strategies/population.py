@@ -1,13 +1,15 @@
-"""A population of architectures: fitness, selection by deap's operators, the front of accuracy and cost, its knee."""
+"""A population of architectures: fitness, mutants, selection by deap's operators, the front of accuracy and cost, its knee."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from deap import base, tools
 
 from bnas import seeding
 from bnas.genotype import Genotype
+from bnas.space import SearchSpace
 
 SELECTIONS = ("tournament", "best")
 SURVIVALS = ("elite", "ageing")
@@ -69,6 +71,13 @@ def parents(
         else:
             chosen = tools.selRandom(members(survivors(population, size, front=front), front), count)
     return [member.scored for member in chosen]
+
+
+def mutant(space: SearchSpace, genotype: Genotype, chance: float, rng: np.random.Generator) -> Genotype:
+    """Each unit of decisions drawn anew with that chance, at least one."""
+    for _ in range(max(1, int(rng.binomial(len(space.units()), chance)))):
+        genotype = space.mutate(genotype, rng)
+    return genotype
 
 
 def survivors(scored: Sequence[Scored], count: int, *, front: bool) -> list[Scored]:

@@ -28,7 +28,7 @@ class DrawingOptions:
     recalibration_batches: int = option(20, "training batches of a recalibration", "ours")
     score_convolutions: str = option(
         "auto",
-        "of a score on a CPU: auto, binary ones on packed bits where that is quicker; packed; float; equal scores",
+        "of a score on a CPU: auto, products of signs on packed bits where that is quicker; packed; float; equal scores",
         "ours",
         choices=CONVOLUTIONS,
     )

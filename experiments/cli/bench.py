@@ -111,8 +111,9 @@ def score(
     ] = None,
     scheme: Annotated[str, typer.Option(help="A scheme of one sign by one sign multiplies bits.")] = "xnor",
     batch: Annotated[int, typer.Option(min=2, help="Images at once.")] = 64,
-    images: Annotated[int, typer.Option(min=1, help="Images that a path is scored by.")] = 128,
-    paths: Annotated[int, typer.Option(min=1, help="Paths, drawn at random.")] = 4,
+    images: Annotated[int, typer.Option(min=1, help="Images that a path is scored by.")] = 64,
+    paths: Annotated[int, typer.Option(min=1, help="Paths, as evolution breeds them.")] = 10,
+    parents: Annotated[int, typer.Option(min=1, help="Random paths that these are children of.")] = 3,
     cells: Annotated[int, typer.Option(min=3, help="Cells in the chain, where a space has cells.")] = 8,
     channels: Annotated[int, typer.Option(min=1, help="Channels of the first cells' nodes.")] = 36,
     norms: Annotated[str, typer.Option(help="batch, or recalibrated: on two training batches.")] = "batch",
@@ -120,13 +121,13 @@ def score(
     rounds: Rounds = 5,
     json_file: JsonFile = None,
 ) -> None:
-    """Scoring a population of paths: binary convolutions of numbers against packed bits.
+    """Scoring a population of paths: binary convolutions of numbers against packed bits, one by one against together.
 
-    Example: [bold]bnas bench score --space bats --paths 2 --rounds 3 --threads 1[/bold]
+    Example: [bold]bnas bench score --space bats --paths 4 --rounds 3 --threads 1[/bold]
     """
     from experiments import bench_score
 
-    setup = bench_score.Setup(batch, cells, channels, images, paths, scheme, norms)
+    setup = bench_score.Setup(batch, cells, channels, images, paths, parents, scheme, norms)
     raise typer.Exit(bench_score.run(space, setup, threads, rounds, json_file))
 
 

@@ -9,18 +9,17 @@ from experiments import bench_forms, bench_score
 from experiments.bench_timing import Timing
 from experiments.cli import app
 
-SMALL = ["--batch", "4", "--images", "4", "--paths", "1", "--cells", "3", "--channels", "4", "--rounds", "3"]
+SMALL = ["--batch", "4", "--images", "4", "--paths", "2", "--cells", "3", "--channels", "4", "--rounds", "3"]
 
 
 def run(*more: str) -> Any:
     return CliRunner().invoke(app, ["bench", "score", *SMALL, "--space", "bats", "--threads", "1", *more])
 
 
-def test_forms_that_differ_get_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["packed", "shared"])
+def test_forms_that_differ_get_no_time(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = bench_score.logits
-    monkeypatch.setattr(
-        bench_score, "logits", lambda *given: logits(*given) * (1.0 + 1e-6 if given[3] == "packed" else 1.0)
-    )
+    monkeypatch.setattr(bench_score, "logits", lambda *given: logits(*given) * (1.0 + 1e-6 * (given[3] == form)))
     result = run()
     assert result.exit_code == 1
     assert "results differ" in result.output
@@ -37,8 +36,9 @@ def test_each_form_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_forms, "in_turn", in_turn)
     result = run("--norms", "recalibrated")
     assert result.exit_code == 0, result.output
-    assert forms == ["float", "packed", "auto"]
-    assert "3.00x" in result.output
+    assert forms == ["float", "packed", "auto", "shared"]
+    assert "4.00x" in result.output
+    assert "2 paths at once 1.33x as quick as one after the other" in result.output
     assert "convolution of bits" in result.output
 
 
