@@ -18,10 +18,10 @@ _FIELDS = (
     "pixels", "segments", "segment_count", "blocks",
     # Look-ups: steps, and where the operands of each lie; counts before they are int32.
     "steps", "step_at", "sums_at", "is_pointwise", "words_at",
-    # `tables`: words of a line of pixels and where 4 channels lie in them; planes; pairs of filters of a group; where
-    # counts of a group begin, and those of a channel.
-    "pixel_words", "phase_bytes", "word_bytes", "nibbles", "nibble_at", "kernel_width", "dilation_x", "class_bytes",
-    "plane_bytes", "pairs", "group_sums_bytes", "order",
+    # `tables`: lines and pixels of them that are seen; words of a line and where 4 channels lie in them, their bits, planes;
+    # pairs of filters of a group; where counts of a group begin, and those of a channel.
+    "line_step", "phases", "pixel_words", "phase_bytes", "word_bytes", "bits_at", "bits_bytes", "nibbles", "nibble_at",
+    "kernel_width", "column_at", "class_bytes", "plane_bytes", "pairs", "group_sums_bytes", "order",
     # `filter_tables`: vectors of 32 filters of a group; bytes of the places of tables of a group, a line, a pixel.
     "vectors", "places_group_bytes", "places_line_bytes", "places_bytes",
     # base - 2 counts are the sums; base depends on which taps lie outside the image: the row of base of each output.

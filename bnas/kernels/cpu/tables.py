@@ -29,7 +29,7 @@ from bnas.kernels.cpu.operands import (
     rows_read,
     steps_of_look_ups,
 )
-from bnas.kernels.cpu.turned import compare_line, put_8_nibbles, put_16_nibbles, put_32_nibbles, turn_counts
+from bnas.kernels.cpu.turned import compare_line, copy_bytes, put_16_nibbles, put_32_nibbles, turn_counts
 from bnas.kernels.cpu.vectors import number_at, put_word, word_at
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import WORD_BITS, Words, words_for
@@ -79,7 +79,10 @@ class Tables(Form):
         bit_groups = 1 if is_real else g.groups
         pixel_words = bit_groups * words_for(g.channels // bit_groups)
         pixels = rows * width if pointwise else columns_read(g)
-        phase_bytes = 4 * (-(-pixels // g.stride[1]) + BYTES)
+        # Whole vectors of them are written, and from any byte on are read.
+        bits_bytes = -(-pixels // g.stride[1]) + 2 * BYTES
+        phase_bytes = 4 * bits_bytes
+        place, phase = np.divmod(np.arange(g.kernel[1]) * g.dilation[1], g.stride[1])
         group_sums_bytes = 2 * _pairs(g) * 2 * PIXELS
         fields: dict[str, int | Array] = {
             "rows": rows,
@@ -89,9 +92,13 @@ class Tables(Form):
             "phase_bytes": phase_bytes,
             "word_bytes": phase_bytes * g.stride[1],
             "nibbles": g.groups * nibbles(g),
+            "bits_bytes": bits_bytes,
             "nibble_at": _nibble_at(g, bit_groups, phase_bytes * g.stride[1]),
+            # A kernel of one row or column sees no others.
+            "line_step": g.stride[0] if g.kernel[0] == 1 else 1,
+            "phases": g.stride[1] if g.kernel[1] > 1 else 1,
             "kernel_width": g.kernel[1],
-            "dilation_x": g.dilation[1],
+            "column_at": phase * bits_bytes + place,
             "class_bytes": class_bytes,
             "plane_bytes": plane_bytes,
             "group_bytes": nibbles(g) * g.kernel[1] * plane_bytes,
@@ -109,6 +116,7 @@ class Tables(Form):
             "sums_at": g.groups * group_sums_bytes,
             "counts_at": 4 * lanes * PIXELS_FINISHED,
             "words_at": pixel_words * phase_bytes * g.stride[1],
+            "bits_at": g.groups * nibbles(g) * g.stride[1] * bits_bytes,
         }
         return Operands(fields, {**scratch, **rows_of_pixel(g, 0)})
 
@@ -170,7 +178,7 @@ def _line_of_words(j, at, inside, pixels, words):  # type: ignore[no-untyped-def
     elif inside:
         first, end = min(pixels, max(0, j.left)), max(0, min(pixels, j.left + j.width))
     step = j.stride_x * j.x_pixel
-    for phase in range(j.stride_x):
+    for phase in range(j.phases):
         # Of the pixels phase, phase + stride_x, ...: how many lie before `first`, before `end`, and in all.
         left, right, all_of_them = (
             max(0, (first - phase + j.stride_x - 1) // j.stride_x),
@@ -188,31 +196,37 @@ def _line_of_words(j, at, inside, pixels, words):  # type: ignore[no-untyped-def
 
 
 @compiled()
-def _fill(j, n, y0, rows, acts, words):  # type: ignore[no-untyped-def]
-    """The planes of output rows y0 .. y0 + rows at `acts`, a plane for each 4 channels and column of the kernel."""
+def _fill(j, n, y0, rows, acts, words, bits):  # type: ignore[no-untyped-def]
+    """The planes of output rows y0 .. y0 + rows at `acts`, a plane for each 4 channels and column of the kernel.
+
+    Words of a line, then 4 bits of each pixel as its bytes [nibbles][stride_x][pixels], are on their way.
+    """
     lines, length, pixels = (rows - 1) * j.stride_y + j.span_y, j.out_width, j.in_width
     if j.is_pointwise:
         # Rows lie together, and are one.
         lines, length, pixels = 1, rows * j.out_width, rows * j.out_width
-    for line in range(lines):
+    for line in range(0, lines, j.line_step):
         y = y0 * j.stride_y + line - j.top
         _line_of_words(j, j.x + (n * j.height + y) * j.width * j.x_pixel, 0 <= y < j.height, pixels, words)
         row = acts + line % j.stride_y * j.class_bytes + line // j.stride_y * j.out_width
         for nibble in range(j.nibbles):
             about = j.nibble_at + 32 * nibble
             shift, mask, back = number_at(about + 8), number_at(about + 16), number_at(about + 24)
-            for kx in range(j.kernel_width):
-                column = kx * j.dilation_x
-                of = words + number_at(about) + column % j.stride_x * j.phase_bytes + 4 * (column // j.stride_x)
-                to = row + (nibble * j.kernel_width + kx) * j.plane_bytes
-                # The bytes written at a time may reach into the next row, which is written later.
-                if length <= 8:
-                    put_8_nibbles(of, shift, mask, of + j.word_bytes, back, to)
-                elif length <= 16:
+            of, to = words + number_at(about), bits + nibble * j.stride_x * j.bits_bytes
+            for _ in range(j.phases):
+                if pixels <= 16:
                     put_16_nibbles(of, shift, mask, of + j.word_bytes, back, to)
                 else:
-                    for x in range(0, length, BYTES):
+                    for x in range(0, (pixels + j.stride_x - 1) // j.stride_x, BYTES):
                         put_32_nibbles(of + 4 * x, shift, mask, of + j.word_bytes + 4 * x, back, to + x)
+                of, to = of + j.phase_bytes, to + j.bits_bytes
+        for kx in range(j.kernel_width):
+            of, to = bits + number_at(j.column_at + 8 * kx), row + kx * j.plane_bytes
+            for _ in range(j.nibbles):
+                # The bytes copied at a time may reach into the next row, which is written later.
+                for x in range(0, length, BYTES):
+                    copy_bytes(of + x, to + x)
+                of, to = of + j.stride_x * j.bits_bytes, to + j.kernel_width * j.plane_bytes
 
 
 @compiled()
@@ -240,7 +254,7 @@ def _run(job, task, thread):  # type: ignore[no-untyped-def]
     n, y0, rows, scratch = task_of(j, task, thread)
     acts, sums, counts = scratch + j.acts_at, scratch + j.sums_at, scratch + j.counts_at
     row, flat = scratch + j.row_at, scratch + j.flat_at
-    _fill(j, n, y0, rows, acts, scratch + j.words_at)
+    _fill(j, n, y0, rows, acts, scratch + j.words_at, scratch + j.bits_at)
     pixels = rows * j.out_width
     for first in range(0, pixels, PIXELS):
         here = min(PIXELS, pixels - first)

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bnas.kernels.cpu.micro import I8, I16, I32, I64, TABLE_BYTES, load, plus, pointer, splat
+from bnas.kernels.cpu.micro import BYTES, I8, I16, I32, I64, TABLE_BYTES, load, plus, pointer, splat
 from bnas.kernels.cpu.vectors import F32, WORD, Builder, Value, first_lanes, lanes_of, masked_load
 
 
@@ -85,7 +85,20 @@ def _put_nibbles(lanes: int) -> Any:
 
 
 # By the number of words.
-put_8_nibbles, put_16_nibbles, put_32_nibbles = _put_nibbles(8), _put_nibbles(16), _put_nibbles(32)
+put_16_nibbles, put_32_nibbles = _put_nibbles(16), _put_nibbles(32)
+
+
+@intrinsic
+def copy_bytes(typing_context, x, out):  # type: ignore[no-untyped-def]
+    """A vector of bytes."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        x, out = arguments
+        whole = ir.VectorType(I8, BYTES)
+        b.store(load(b, x, whole, 1), pointer(b, out, whole), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
 
 
 @intrinsic
