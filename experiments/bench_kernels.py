@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bnas.errors import check_choice
 from bnas.kernels import reference
 from bnas.kernels.cpu.forms import detail
-from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, Outputs, Plan, Threshold
+from bnas.kernels.cpu.layer import BinaryLayer, Epilogue, LayerPlan, Outputs, Threshold
 from bnas.kernels.cpu.peak import products_per_second
 from bnas.kernels.packing import pack_weights
 from bnas.seeding import numpy_generator
@@ -128,7 +128,7 @@ def operands(shape: Shape, batch: int) -> tuple[NDArray[np.float32], NDArray[np.
     return x, w.astype(np.float32)
 
 
-def packed_layer(shape: Shape, x: NDArray[np.float32], w: NDArray[np.float32]) -> tuple[Plan, bool]:
+def packed_layer(shape: Shape, x: NDArray[np.float32], w: NDArray[np.float32]) -> tuple[LayerPlan, bool]:
     """The layer ready to run on x in channels-last order, and whether its sums are the reference's."""
     images, kernels = (a[:, :, None, None] if a.ndim == 2 else a for a in (x, w))
     stride, padding, dilation, groups = shape.options if shape.kernel else (1, 0, 1, 1)

@@ -5,6 +5,8 @@ Each value has its place before the first run: real ones are float32 [N, H, W, C
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,15 +17,16 @@ from bnas.deploy.arena import Arena
 from bnas.deploy.fusion import Step
 from bnas.deploy.ir import Op
 from bnas.deploy.prepared import Prepared
-from bnas.kernels.cpu.compare import Comparison
+from bnas.kernels.cpu.compare import compare
 from bnas.kernels.cpu.layer import Outputs
-from bnas.kernels.cpu.pool import BitPool
-from bnas.kernels.cpu.real import follow
+from bnas.kernels.cpu.plan import InTurn, Plan
+from bnas.kernels.cpu.pool import pool_bits
+from bnas.kernels.cpu.real_join import join
 
 Array = NDArray[Any]
 RunOp = Callable[..., Any]
 MakeBits = Callable[[Array, tuple[int, ...]], Any]
-Run = Callable[[], None]
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +38,9 @@ class Bound:
 
 
 class Binding:
-    """Binds the steps of a network to N images. `steps` run in their order; `memory` holds what lies between them.
+    """Binds the steps of a network to N images. `memory` holds what lies between them, `places` says where each value lies.
 
-    `places`: where each value lies. `input` and `output` are tensors, [N, C, H, W] and logits: a run begins and ends there.
+    A run begins with images in the tensor `input` and ends with logits in `output`. The call runs all, `steps` one by one.
     """
 
     def __init__(self, prepared: Prepared, N: int, run_op: RunOp, make_bits: MakeBits) -> None:
@@ -50,30 +53,53 @@ class Binding:
         last = prepared.last_readers()
         # Read under other names, too: never used again.
         self._shared = {program.output}
-        self.steps: list[Bound] = []
+        work: list[Plan | Run] = []
         for index, step in enumerate(prepared.steps):
-            self.steps.append(Bound(step, self._bind(step)))
+            work.append(self._bind(step))
             for name in step.reads:
                 if last[name] == index and name not in self._shared:
                     self.memory.give_back(name)
         self.output = self._value(program.output)
+        self.steps, self._runs = list[Bound](), list[Run]()
+        self._group(work)
 
-    def _bind(self, step: Step) -> Run:
+    def __call__(self) -> None:
+        for run in self._runs:
+            run()
+
+    def _group(self, work: list[Plan | Run]) -> None:
+        """Plans that follow each other are one call."""
+        for is_plan, group in groupby(enumerate(work), lambda entry: isinstance(entry[1], Plan)):
+            places, some = zip(*group, strict=True)
+            runs = list(some)
+            if is_plan:
+                in_turn = InTurn(runs)
+                self._runs.append(in_turn)
+                runs = [partial(in_turn, place, place + 1) for place in range(len(runs))]
+            else:
+                self._runs += runs
+            self.steps += [Bound(self._prepared.steps[place], run) for place, run in zip(places, runs, strict=True)]
+
+    def _bind(self, step: Step) -> Plan | Run:
+        prepared, op = self._prepared, step.ops[0]
         if step.conv is not None:
             return self._product(step, step.conv)
-        if step.threshold is not None:
-            maps = [self.places[name] for name in step.ops[0].inputs]
-            return Comparison(maps, self._prepared.threshold(step.threshold), self._take(step.output))
-        if self._prepared.is_pool_of_bits(step):
-            return self._pool(step)
-        if step.output in self._prepared.real_layers:
-            layer, x = self._prepared.real_layers[step.output], self.places[step.reads[0]]
-            return layer.plan(x, self._take(step.output))
-        if step.ops[0].kind == "flatten" and self.places[step.reads[0]].shape[1:-1] in ((1, 1), (1, 1, 1)):
+        reads = [self.places[name] for name in op.inputs]
+        if op.kind == "flatten" and reads[0].shape[1:-1] in ((1, 1), (1, 1, 1)):
             return self._same_place(step)
+        if step.output in prepared.joined:
+            maps = reads if op.kind == "concat" else reads[:1]
+            added = [self.places[name] for name in step.added]
+            return join(maps, added, prepared.joined[step.output], self._take(step.output))
+        if step.threshold is not None:
+            return compare(reads, prepared.threshold(step.threshold), self._take(step.output))
+        if step.output in prepared.real_layers:
+            return prepared.real_layers[step.output].plan(reads[0], self._take(step.output))
+        if prepared.is_pool_of_bits(step):
+            return self._pool(step)
         return self._alone(step)
 
-    def _product(self, step: Step, conv: Op) -> Run:
+    def _product(self, step: Step, conv: Op) -> Plan:
         linear = conv.kind == "binary_linear"
         reads = [(step.threshold or conv).inputs[0], *step.added]
         x, *added = (self._for_product(self.places[name], linear) for name in reads)
@@ -89,9 +115,9 @@ class Binding:
         N, H, W = place.shape[:3]
         return place.reshape(1, N * H, W, *place.shape[3:]) if linear else place
 
-    def _pool(self, step: Step) -> Run:
+    def _pool(self, step: Step) -> Plan:
         op = step.ops[0]
-        return BitPool(
+        return pool_bits(
             self.places[op.inputs[0]],
             self._take(step.output),
             self._prepared.rewritten.falling[step.output],
@@ -109,19 +135,12 @@ class Binding:
 
     def _alone(self, step: Step) -> Run:
         """An operation of torch, copied to its place."""
-        op, rows, run_op = step.ops[0], self._prepared.following.get(step.output), self._run_op
-        inputs, place = [self._value(name) for name in op.inputs], self._take(step.output)
+        op, run_op, inputs = step.ops[0], self._run_op, [self._value(name) for name in step.ops[0].inputs]
+        self._take(step.output)
         result = self._value(step.output)
-        if not isinstance(result, torch.Tensor):
-            return lambda: np.copyto(result.words, run_op(op, *inputs).words)
-        address, (*pixels, channels) = place.ctypes.data, place.shape
-
-        def run() -> None:
-            result.copy_(run_op(op, *inputs))
-            if rows is not None:
-                follow(address, int(np.prod(pixels)), channels, rows)
-
-        return run
+        if isinstance(result, torch.Tensor):
+            return lambda: result.copy_(run_op(op, *inputs))
+        return lambda: np.copyto(result.words, run_op(op, *inputs).words)
 
     def _take(self, name: str) -> Array:
         """Memory for a value."""

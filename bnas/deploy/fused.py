@@ -7,7 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,35 +40,34 @@ class FusedProgram:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The program's output for x [N, C, H, W], N >= 1."""
-        return self._run(x, lambda step: None)
+        return self._run(x, lambda bound: bound())
 
     def profile(self, x: Tensor, clock: Callable[[], float]) -> list[tuple[Step, float]]:
         """One run: its steps in order, with the time that each took by `clock`."""
-        marks: list[tuple[Step | None, float]] = []
-        self._run(x, lambda step: marks.append((step, clock())))
         spent = dict.fromkeys((step.output for step in self.steps), 0.0)
-        for (_, before), (step, now) in pairwise(marks):
-            if step is not None:
-                spent[step.output] += now - before
+
+        def in_steps(binding: Binding) -> None:
+            before = clock()
+            for bound in binding.steps:
+                bound.run()
+                now = clock()
+                spent[bound.step.output] += now - before
+                before = now
+
+        self._run(x, in_steps)
         return [(step, spent[step.output]) for step in self.steps]
 
     @torch.no_grad()
-    def _run(self, x: Tensor, after: Callable[[Step | None], None]) -> Tensor:
-        """`after`: is told each step that has run, and None where images begin."""
+    def _run(self, x: Tensor, run: Callable[[Binding], None]) -> Tensor:
         with self._one_at_a_time:
-            parts = [self._run_some(some, after) for some in x.tensor_split(-(-len(x) // self.images_at_once))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _run_some(self, x: Tensor, after: Callable[[Step | None], None]) -> Tensor:
-        bound = self.binding(len(x))
-        bound.input.copy_(x)
-        after(None)
-        for step in bound.steps:
-            step.run()
-            after(step.step)
-        # A copy: the original may lie in memory that the next run uses.
-        logits: Tensor = bound.output.clone()
-        return logits
+            logits = []
+            for some in x.tensor_split(-(-len(x) // self.images_at_once)):
+                binding = self.binding(len(some))
+                binding.input.copy_(some)
+                run(binding)
+                # A copy: the original lies in memory that the next run uses.
+                logits.append(binding.output.clone())
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     @cached_property
     def images_at_once(self) -> int:

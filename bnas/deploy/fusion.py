@@ -18,7 +18,7 @@ OnlyReader = Callable[[str], Op | None]
 
 @dataclass(frozen=True)
 class Step:
-    """A real operation with its norm and activation, or a comparison (`conv` is None), or a binary product.
+    """A real operation with norm and activation, or a comparison (`conv` is None), or a binary product.
 
     A comparison (`threshold`) may read the parts of a concatenation. A product is, in order: `threshold` makes its bits
     from real values; `conv`, a binary convolution or linear layer; `batch_norm`; `activation`; `shuffle`; `added` other
@@ -86,9 +86,11 @@ def _alone(op: Op) -> Step:
 
 def _chain(first: Op, only_reader: OnlyReader, taken: set[str]) -> Step:
     """The first operation and what follows it, as far as one store can do it."""
-    ops, added = [first], list[str]()
-    parts: dict[str, Op] = {}
-    stage = 0
+    ops, added = [first], list(first.inputs[1:] if first.kind == "add" else ())
+    # One that works value by value is itself what a map is stored with.
+    own = _slot(first, first.inputs[0])
+    parts = {own: first} if own in ("batch_norm", "activation") else {}
+    stage = _STAGES.get(own or "", 0)
     while "bits" not in parts:
         reader = only_reader(ops[-1].output)
         slot = None if reader is None or reader.output in taken else _slot(reader, ops[-1].output)
@@ -107,10 +109,12 @@ def _chain(first: Op, only_reader: OnlyReader, taken: set[str]) -> Step:
     return Step(tuple(ops), ops[-1].output, first if first.kind in PRODUCTS else None, added=tuple(added), **parts)
 
 
-# How far what follows each kind of operation is fused to it. The real ones write memory of their own, which is worked on.
+# Operations that work value by value, and the one that puts maps side by side.
+JOINED = ("concat", "batch_norm", *ACTIVATIONS, "add")
+# How far what follows each kind of operation is fused to it.
 LAST_STAGE = {
     **dict.fromkeys(PRODUCTS, 5),
-    **dict.fromkeys(("conv2d", "linear", "concat", "max_pool2d", "avg_pool2d", "global_avg_pool"), 2),
+    **dict.fromkeys(("conv2d", "linear", "max_pool2d", "avg_pool2d", "global_avg_pool", *JOINED), 2),
 }
 _STAGES = {"batch_norm": 1, "activation": 2, "shuffle": 3, "added": 4, "bits": 5}
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.deploy.file import Packed
-from bnas.deploy.fusion import Step, fuse
+from bnas.deploy.fusion import JOINED, Step, fuse
 from bnas.deploy.ir import Op, Program
 from bnas.deploy.real_layers import REAL_LAYERS, RealLayer, real_layer
 from bnas.deploy.rewrite import Rewritten, joins_for_comparisons, map_size, on_map, rewrite
@@ -25,8 +25,7 @@ MakeLayer = Callable[..., BinaryLayer]
 class Prepared:
     """Steps of the program as `rewrite` made it.
 
-    By output: the `layers` of binary products; the `real_layers` of real operations with kernels of their own; of others
-    with operations behind them, the parameters of these (`following`).
+    By output: the `layers` of binary products; the `real_layers` of sums and pools; what is done to joined values.
     """
 
     rewritten: Rewritten
@@ -34,7 +33,7 @@ class Prepared:
     steps: tuple[Step, ...]
     layers: Mapping[str, BinaryLayer]
     real_layers: Mapping[str, RealLayer]
-    following: Mapping[str, Array]
+    joined: Mapping[str, Epilogue]
 
     @property
     def program(self) -> Program:
@@ -80,15 +79,15 @@ def prepare(packed: Packed, layer: MakeLayer) -> Prepared:
     rewritten = joins_for_comparisons(rewrite(packed.program, tensors))
     steps = fuse(rewritten.program)
     layers = {step.output: _layer(step, rewritten.values, tensors, layer) for step in steps if step.conv is not None}
-    real_layers, following = dict[str, RealLayer](), dict[str, Array]()
+    real_layers, joined = dict[str, RealLayer](), dict[str, Epilogue]()
     for step in steps:
         op = step.ops[0]
-        if op.kind in REAL_LAYERS and step.output not in rewritten.falling:
+        if op.kind in JOINED and step.threshold is None:
+            joined[step.output] = _following(step, tensors, None)
+        elif op.kind in REAL_LAYERS and step.output not in rewritten.falling:
             arrays = {role: tensors[name] for role, name in op.tensors.items()}
             real_layers[step.output] = real_layer(op, arrays, _following(step, tensors, None))
-        elif step.conv is None and len(step.ops) > 1:
-            following[step.output] = _following(step, tensors, None).rows(rewritten.values[step.output].shape[0])
-    return Prepared(rewritten, tensors, steps, layers, real_layers, following)
+    return Prepared(rewritten, tensors, steps, layers, real_layers, joined)
 
 
 def _layer(step: Step, values: Mapping[str, Value], tensors: Mapping[str, Array], layer: MakeLayer) -> BinaryLayer:

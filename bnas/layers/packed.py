@@ -33,7 +33,7 @@ from bnas.layers.norm import NormBinarize
 from bnas.layers.products import Operands
 
 if TYPE_CHECKING:
-    from bnas.kernels.cpu.layer import Epilogue, Plan
+    from bnas.kernels.cpu.layer import Epilogue, LayerPlan
 
 CONVOLUTIONS = ("auto", "packed", "float")
 # Each of the two ways is timed so often; the quickest time of each counts.
@@ -126,7 +126,7 @@ class _Prepared:
             pad_value=int(pad_value),
             epilogue=_epilogue(term, then, filters),
         )
-        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._plans: dict[tuple[int, ...], LayerPlan] = {}
 
     def is_of(self, term: BitTerm, then: Following) -> bool:
         """Whether all of it is what was laid out: weights may have been trained, a scale chosen anew."""
@@ -152,7 +152,7 @@ class _Prepared:
             plan()
         return out.permute(0, 3, 1, 2)
 
-    def _plan(self, bits: tuple[int, ...], out: tuple[int, ...], adds: bool) -> "Plan":
+    def _plan(self, bits: tuple[int, ...], out: tuple[int, ...], adds: bool) -> "LayerPlan":
         from bnas.kernels.cpu.layer import Outputs
 
         real = _somewhere(out, np.float32)

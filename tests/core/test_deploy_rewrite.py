@@ -199,8 +199,7 @@ def test_names_of_a_file_do_not_collide_with_new_ones():
 def test_threads_do_not_change_the_bits(monkeypatch, model):
     made, x = model(), images(5)
     expected = PackedNetwork(made)(x)
-    for work in ("pool.READS_FOR_THREADS", "compare.VALUES_FOR_THREADS"):
-        monkeypatch.setattr(f"bnas.kernels.cpu.{work}", 0)
+    monkeypatch.setattr("bnas.kernels.cpu.plan.MICROSECONDS_FOR_THREADS", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -44,7 +44,7 @@ def two_threads():
 
 @pytest.mark.parametrize("form", forms_here(), ids=lambda form: form.name)
 def test_threads_do_not_change_the_sums(two_threads, monkeypatch, form):
-    monkeypatch.setattr("bnas.kernels.cpu.layer.MICROSECONDS_FOR_THREADS", 0)
+    monkeypatch.setattr("bnas.kernels.cpu.plan.MICROSECONDS_FOR_THREADS", 0)
     monkeypatch.setattr("bnas.kernels.cpu.operands.TASK_BYTES", 600)
     x, w = signs(3, 40, 11, 9), signs(20, 40, 3, 3, seed=1)
     options = {"channels": 40, "padding": (1, 1, 1, 1)}

@@ -6,13 +6,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import config
 
 from bnas.deploy.ir import Op
 from bnas.deploy.real_layers import real_layer, run_real_layer
 from bnas.deploy.real_ops import REAL_OPS
 from bnas.deploy.shapes import Value, pooled
+from bnas.kernels.cpu.jit import run_in_turn
 from bnas.kernels.cpu.layer import Epilogue
+from bnas.kernels.cpu.plan import InTurn
 from bnas.kernels.cpu.real_conv import RealConv
+from bnas.kernels.cpu.real_join import join
 from bnas.kernels.cpu.real_pool import RealPool
 
 
@@ -120,6 +124,63 @@ def test_the_average_of_a_whole_map():
     assert torch.equal(run(real_layer(op, {}), x[1:2], (40, 1, 1)), found[1:2])
 
 
+@pytest.mark.parametrize("sizes", [(5,), (20, 3, 33), (16, 16)])
+def test_joined_maps_round_as_operations_one_by_one(sizes):
+    generator = torch.Generator().manual_seed(0)
+    maps, channels = [torch.randn(3, 5, 9, size, generator=generator) for size in sizes], sum(sizes)
+    added = [torch.randn(3, 5, 9, channels, generator=generator) for _ in range(2)]
+    factor, shift, slope = (torch.randn(channels, generator=generator) for _ in range(3))
+    epilogue = Epilogue(factor=factor.numpy(), shift=shift.numpy(), slope=slope.numpy())
+    before = torch.cat(maps, -1)
+    normed = before * factor + shift
+    acted = torch.where(normed > 0, normed, normed * slope)
+    for others, follows, expected in [
+        ([], Epilogue(), before),
+        ([], epilogue, acted),
+        (added, epilogue, acted + added[0] + added[1]),
+    ]:
+        out = np.full(expected.shape, np.nan, np.float32)
+        join([x.numpy() for x in maps], [x.numpy() for x in others], follows, out)()
+        assert torch.equal(torch.from_numpy(out), expected)
+
+
+@pytest.mark.parametrize(("most", "wanted"), [(0, [1, min(2, config.NUMBA_NUM_THREADS), 1]), (30, [1, 1, 1])])
+def test_plans_in_turn_are_those_one_by_one_on_whatever_number_of_threads(monkeypatch, most, wanted):
+    monkeypatch.setattr("bnas.kernels.cpu.plan.MICROSECONDS_FOR_THREADS", most)
+    used = []
+    monkeypatch.setattr(
+        "bnas.kernels.cpu.plan.run_in_turn", lambda *given: used.append(given[3]) or run_in_turn(*given)
+    )
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((2, 9, 8, 5), generator=generator).numpy()
+    w = torch.randn((7, 5, 3, 3), generator=generator).numpy()
+    sums, largest, doubled = outs = [np.empty((2, 9, 8, 7), np.float32) for _ in range(3)]
+    plans = [
+        RealConv(w, padding=(1, 1, 1, 1)).plan(x, sums),
+        RealPool(kernel=(3, 3), padding=(1, 1)).plan(sums, largest),
+        join([largest], [largest], Epilogue(), doubled),
+    ]
+    for plan in plans:
+        plan()
+    expected, in_turn = [out.copy() for out in outs], InTurn(plans)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 1):
+            torch.set_num_threads(threads)
+            for out in outs:
+                out[...] = np.nan
+            in_turn()
+            assert all(np.array_equal(out, there) for out, there in zip(outs, expected, strict=True))
+    finally:
+        torch.set_num_threads(before)
+    assert used == wanted
+    for out in outs:
+        out[...] = np.nan
+    for place in range(3):
+        in_turn(place, place + 1)
+        assert [np.isnan(out).any() for out in outs] == [later > place for later in range(3)]
+
+
 def test_no_images_are_none():
     op = Op("linear", "linear", ("x",), "y", {}, {"weight": "weight"})
     layer = real_layer(op, {"weight": np.ones((7, 5), np.float32)})
@@ -128,8 +189,7 @@ def test_no_images_are_none():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_image_has_the_same_values_in_every_batch_and_on_any_number_of_threads(monkeypatch, threads):
-    for work in ("real_conv.PRODUCTS_FOR_THREADS", "real_pool.READS_FOR_THREADS"):
-        monkeypatch.setattr(f"bnas.kernels.cpu.{work}", 0)
+    monkeypatch.setattr("bnas.kernels.cpu.plan.MICROSECONDS_FOR_THREADS", 0)
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(size, generator=generator) for size in ((7, 5, 9, 8), (20, 5, 3, 3)))
     pointwise, matrix = (torch.randn(20, 5, 1, 1, generator=generator) for _ in range(2))

@@ -4,17 +4,15 @@ A concatenation that is only compared is never written: its parts meet in the ca
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numba import config, get_thread_id, prange
+from numba import carray
 from numpy.typing import NDArray
 
 from bnas.kernels.cpu.compiled import compare_pixel
-from bnas.kernels.cpu.jit import compiled, threads_for
+from bnas.kernels.cpu.jit import Tasks
 from bnas.kernels.cpu.layer import Threshold, pixel_bytes
-from bnas.kernels.cpu.operands import aligned
-from bnas.kernels.cpu.pack import VALUES_FOR_THREADS
+from bnas.kernels.cpu.plan import VALUES_A_MICROSECOND, Plan, record
 from bnas.kernels.cpu.vectors import copy_some, number_at
 from bnas.kernels.packing import Words, words_for
 
@@ -28,39 +26,29 @@ _FIELDS = (
 COMPARE = np.dtype([(name, np.int64) for name in _FIELDS])
 
 
-class Comparison:
+def compare(maps: Sequence[NDArray[np.float32]], threshold: Threshold, out: Words) -> Plan:
     """Real maps [N, H, W, C_i], their channels one after the other, to bits [N, H, W, groups, words]."""
-
-    def __init__(self, maps: Sequence[NDArray[np.float32]], threshold: Threshold, out: Words) -> None:
-        channels, pixels = sum(x.shape[3] for x in maps), out.shape[0] * out.shape[1] * out.shape[2]
-        values, signs = threshold.rows()
-        # Where each map lies, bytes from one of its pixels to the next, its channels.
-        self.parts = np.array([(x.ctypes.data, pixel_bytes(x), x.shape[3]) for x in maps], np.int64)
-        # One pixel, copied 16 values at a time and read 32 at a time, and its bits before they are grouped.
-        flat_at = 4 * (channels + 32)
-        # Behind all pixels but the last few lie values enough to read whole vectors.
-        inner = max(0, pixels - -(-32 // min(x.shape[3] for x in maps)))
-        per_thread = -(-(flat_at + 4 * (words_for(channels) + 1)) // 64) * 64
-        scratch = aligned(np.zeros(config.NUMBA_NUM_THREADS * per_thread, np.uint8))
-        self._kept: list[Any] = [maps, out, values, signs, scratch]
-        self._values, self._tasks = pixels * channels, -(-pixels // PIXELS_AT_ONCE)
-        groups, words = out.shape[3:]
-        given = (
-            self.parts.ctypes.data, len(maps), pixels, channels, values.ctypes.data, signs.ctypes.data, len(values),
-            values.strides[0], groups, channels // groups, words, out.ctypes.data, scratch.ctypes.data, per_thread,
-            flat_at, inner,
-        )  # fmt: skip
-        self.job = np.zeros(1, dtype=COMPARE)
-        for name, value in zip(_FIELDS, given, strict=True):
-            self.job[name] = value
-
-    def __call__(self) -> None:
-        run = _parallel if threads_for(self._values, VALUES_FOR_THREADS) > 1 else _serial
-        run(self.job, self._tasks)
+    channels, pixels = sum(x.shape[3] for x in maps), out.shape[0] * out.shape[1] * out.shape[2]
+    values, signs = threshold.rows()
+    # Where each map lies, bytes from one of its pixels to the next, its channels.
+    parts = np.array([(x.ctypes.data, pixel_bytes(x), x.shape[3]) for x in maps], np.int64)
+    # One pixel, copied 16 values at a time and read 32 at a time, and its bits before they are grouped.
+    flat_at = 4 * (channels + 32)
+    # Behind all pixels but the last few lie values enough to read whole vectors.
+    inner = max(0, pixels - -(-32 // min(x.shape[3] for x in maps)))
+    scratch_bytes = -(-(flat_at + 4 * (words_for(channels) + 1)) // 64) * 64
+    groups, words = out.shape[3:]
+    given = (
+        parts.ctypes.data, len(maps), pixels, channels, values.ctypes.data, signs.ctypes.data, len(values),
+        values.strides[0], groups, channels // groups, words, out.ctypes.data, 0, scratch_bytes, flat_at, inner,
+    )  # fmt: skip
+    job, kept = record(COMPARE, zip(_FIELDS, given, strict=True)), (maps, out, values, signs, parts)
+    microseconds = pixels * channels / VALUES_A_MICROSECOND
+    return Plan(SOME_PIXELS, job, -(-pixels // PIXELS_AT_ONCE), microseconds, scratch_bytes, kept)
 
 
-@compiled()
-def _some(j, task, thread):  # type: ignore[no-untyped-def]
+def _some(job, task, thread):  # type: ignore[no-untyped-def]
+    j = carray(job, 1)[0]
     row = j.scratch + thread * j.scratch_bytes
     for p in range(task * PIXELS_AT_ONCE, min(j.pixels, (task + 1) * PIXELS_AT_ONCE)):
         # What a vector holds beyond a map's channels is overwritten by the next map's, or meets thresholds of NaN.
@@ -81,14 +69,4 @@ def _some(j, task, thread):  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@compiled()
-def _serial(job, tasks):  # type: ignore[no-untyped-def]
-    j = job[0]
-    for task in range(tasks):
-        _some(j, task, 0)
-
-
-@compiled(parallel=True)
-def _parallel(job, tasks):  # type: ignore[no-untyped-def]
-    for task in prange(tasks):
-        _some(job[0], task, get_thread_id())
+SOME_PIXELS = Tasks(_some, COMPARE)

@@ -57,7 +57,12 @@ class Tasks:
 
     def __call__(self, job: int, tasks: int, threads: int) -> None:
         """Run all tasks of the record at that address."""
-        (_parallel if threads > 1 else _serial)(self._compiled.address, job, tasks)
+        (_parallel if threads > 1 else _serial)(self.address, job, tasks)
+
+    @cached_property
+    def address(self) -> int:
+        """Of the compiled function."""
+        return int(self._compiled.address)
 
     @cached_property
     def _compiled(self) -> Any:
@@ -65,6 +70,17 @@ class Tasks:
         with _our_cache():
             made = numba.cfunc(types.void(pointer, types.int64, types.int64), cache=True, error_model="numpy")
             return made(self._function)
+
+
+def run_in_turn(table: int, first: int, end: int, threads: int) -> None:
+    """Run the rows `first` to before `end` of an int64 table: function, record, tasks, whether on threads (above 1).
+
+    `threads`: 1 where no row asks for more.
+    """
+    if threads > 1:
+        # Another user of numba in this thread may have changed the number.
+        numba.set_num_threads(threads)
+    (_all_parallel if threads > 1 else _all_serial)(table, first, end)
 
 
 @intrinsic
@@ -75,6 +91,17 @@ def _run(typing_context, function, job, task, thread):  # type: ignore[no-untype
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def _number(typing_context, address, place):  # type: ignore[no-untyped-def]
+    """Of the int64 at that address."""
+
+    def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
+        at = b.gep(b.inttoptr(arguments[0], ir.IntType(64).as_pointer()), [arguments[1]])
+        return b.load(at, align=8)
+
+    return types.int64(types.int64, types.int64), generate
 
 
 def cache_folder() -> Path:
@@ -139,3 +166,23 @@ def _serial(function, job, tasks):  # type: ignore[no-untyped-def]
 def _parallel(function, job, tasks):  # type: ignore[no-untyped-def]
     for task in prange(tasks):
         _run(function, job, task, get_thread_id())
+
+
+@compiled()
+def _all_serial(table, first, end):  # type: ignore[no-untyped-def]
+    for row in range(first, end):
+        function, job, tasks = _number(table, 4 * row), _number(table, 4 * row + 1), _number(table, 4 * row + 2)
+        for task in range(tasks):
+            _run(function, job, task, 0)
+
+
+@compiled(parallel=True)
+def _all_parallel(table, first, end):  # type: ignore[no-untyped-def]
+    for row in range(first, end):
+        function, job, tasks = _number(table, 4 * row), _number(table, 4 * row + 1), _number(table, 4 * row + 2)
+        if _number(table, 4 * row + 3) > 1:
+            for task in prange(tasks):
+                _run(function, job, task, get_thread_id())
+        else:
+            for task in range(tasks):
+                _run(function, job, task, 0)

@@ -3,9 +3,8 @@
 `BinaryLayer.plan` fixes one input size and one set of buffers; running the plan is one call of compiled code.
 """
 
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 from bnas.errors import BnasError
 from bnas.kernels.cpu.forms import quickest
-from bnas.kernels.cpu.jit import threads_for
 from bnas.kernels.cpu.job import JOB
 from bnas.kernels.cpu.micro import LANES
-from bnas.kernels.cpu.operands import Form, aligned, columns_read, is_pointwise, out_pixels, span
+from bnas.kernels.cpu.operands import Form, columns_read, is_pointwise, out_pixels, span
+from bnas.kernels.cpu.plan import VALUES_A_MICROSECOND, Plan
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import Words, words_for
 from bnas.kernels.reference import check_conv2d
@@ -27,10 +26,8 @@ Array = NDArray[Any]
 
 # Images with fewer output pixels have weights of their own (a matrix times few rows).
 FEW_PIXELS = 4
-# Below this a second thread costs more than it brings.
-MICROSECONDS_FOR_THREADS = 30
-# What one thread does in a microsecond, measured with AVX2: products, and values that it reads or writes around them.
-PRODUCTS_A_MICROSECOND, VALUES_A_MICROSECOND = 500_000, 3_000
+# Products of one thread in a microsecond, about, measured with AVX2.
+PRODUCTS_A_MICROSECOND = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,24 +92,12 @@ class Outputs:
     bits_threshold: Threshold | None = None
 
 
-@dataclass(eq=False)
-class Plan:
-    """One layer on one input size with its buffers. The arrays that the record points to are kept alive here.
-
-    `added`: int64 [values, 2], where each value that is added lies, and bytes from one of its pixels to the next.
-    `microseconds`: what a run takes one thread, about.
-    """
+@dataclass(eq=False, kw_only=True)
+class LayerPlan(Plan):
+    """One layer on one input size. `added`: int64 [values, 2], where each value that is added lies, and bytes of its pixels."""
 
     form: Form
-    job: Array
     added: Array
-    tasks: int
-    microseconds: float
-    scratch_bytes: int
-    kept: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.address = int(self.job.ctypes.data)
 
     def read(self, place: int, address: int) -> None:
         """Where the next runs find the input (place 0), or what is added (from 1)."""
@@ -120,23 +105,6 @@ class Plan:
             self.job["x"] = address
         else:
             self.added[place - 1, 0] = address
-
-    def __call__(self) -> None:
-        threads = threads_for(self.microseconds, MICROSECONDS_FOR_THREADS) if self.tasks > 1 else 1
-        self.job["scratch"] = scratch_memory(threads * self.scratch_bytes)
-        self.form.tasks(self.address, self.tasks, threads)
-
-
-_own = threading.local()
-
-
-def scratch_memory(size: int) -> int:
-    """Address of at least `size` bytes, for the calling thread alone and until its next call: all plans share them."""
-    memory: Array | None = getattr(_own, "memory", None)
-    if memory is None or memory.nbytes < size:
-        # Bytes behind the last pixel are read, whatever they are, and not used.
-        memory = _own.memory = aligned(np.zeros(size, dtype=np.uint8))
-    return int(memory.ctypes.data)
 
 
 class BinaryLayer:
@@ -186,7 +154,7 @@ class BinaryLayer:
         *,
         threshold: Threshold | None = None,
         added: Sequence[Array] = (),
-    ) -> Plan:
+    ) -> LayerPlan:
         """Fix input and outputs. x: bits [N, H, W, groups, words], or real [N, H, W, C] with a `threshold`.
 
         `added`: real [N, Ho, Wo, O], added one after the other.
@@ -224,7 +192,8 @@ class BinaryLayer:
             scratch_bytes += _whole(size, 64)
         put(scratch_bytes=scratch_bytes)
         chunks = -(-g.out_size[0] // int(job["rows"][0]))
-        return Plan(form, job, pairs, g.images * chunks, _microseconds(g), scratch_bytes, kept)
+        tasks, microseconds = g.images * chunks, _microseconds(g)
+        return LayerPlan(form.tasks, job, tasks, microseconds, scratch_bytes, kept, form=form, added=pairs)
 
     def _put_window(self, put: Callable[..., None], g: Geometry) -> None:
         (stride_y, stride_x), (top, left, _, _), (out_height, out_width) = g.stride, g.padding, g.out_size

@@ -1,17 +1,16 @@
 """The maximum of bits over windows: an OR of words, an AND in the channels whose bits fall with their value."""
 
-from typing import Any
-
 import numpy as np
-from numba import prange
+from numba import carray
 from numpy.typing import NDArray
 
-from bnas.kernels.cpu.jit import compiled, threads_for
+from bnas.kernels.cpu.jit import Tasks
+from bnas.kernels.cpu.plan import Plan, record
 from bnas.kernels.cpu.vectors import put_word, word_at
 from bnas.kernels.packing import Words, pack_bits
 
-# Words read below which a second thread costs more than it brings.
-READS_FOR_THREADS = 100_000
+# Words that one thread reads in a microsecond, about.
+WORDS_A_MICROSECOND = 1_500
 
 _FIELDS = (
     "x", "out", "falling", "height", "width", "words", "out_height", "out_width",
@@ -21,45 +20,35 @@ _FIELDS = (
 POOL = np.dtype([(name, np.int64) for name in _FIELDS])
 
 
-class BitPool:
-    """Bits [N, H, W, groups, words] to the same of fewer pixels, planned like a layer; what is outside is never read.
+def pool_bits(
+    x: Words,
+    out: Words,
+    falling: NDArray[np.bool_],
+    *,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Plan:
+    """Bits [N, H, W, groups, words] to the same of fewer pixels; what is outside is never read.
 
     `falling`: bool [C]. Each window must meet a pixel.
     """
-
-    def __init__(
-        self,
-        x: Words,
-        out: Words,
-        falling: NDArray[np.bool_],
-        *,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> None:
-        groups, words = x.shape[3:]
-        # With these bits turned round, an AND is an OR. The tail's stay as they are.
-        turned = np.ascontiguousarray(pack_bits(falling.reshape(groups, -1)))
-        self._kept: list[Any] = [x, out, turned]
-        self.job = np.zeros(1, dtype=POOL)
-        given = (
-            x.ctypes.data, out.ctypes.data, turned.ctypes.data, *x.shape[1:3], groups * words, *out.shape[1:3],
-            *kernel, *stride, *padding, *dilation,
-        )  # fmt: skip
-        for name, value in zip(_FIELDS, given, strict=True):
-            self.job[name] = value
-        self._lines = len(x) * out.shape[1]
-        self._reads = self._lines * out.shape[2] * groups * words * kernel[0] * kernel[1]
-
-    def __call__(self) -> None:
-        run = _parallel if threads_for(self._reads, READS_FOR_THREADS) > 1 else _serial
-        run(self.job, self._lines)
+    groups, words = x.shape[3:]
+    # With these bits turned round, an AND is an OR. The tail's stay as they are.
+    turned = np.ascontiguousarray(pack_bits(falling.reshape(groups, -1)))
+    given = (
+        x.ctypes.data, out.ctypes.data, turned.ctypes.data, *x.shape[1:3], groups * words, *out.shape[1:3],
+        *kernel, *stride, *padding, *dilation,
+    )  # fmt: skip
+    job = record(POOL, zip(_FIELDS, given, strict=True))
+    reads = out.size * kernel[0] * kernel[1]
+    return Plan(LINE, job, len(x) * out.shape[1], reads / WORDS_A_MICROSECOND, kept=(x, out, turned))
 
 
-@compiled()
-def _line(j, line):  # type: ignore[no-untyped-def]
+def _line(job, line, thread):  # type: ignore[no-untyped-def]
     """One row of the output of one image."""
+    j = carray(job, 1)[0]
     n, y0 = line // j.out_height, line % j.out_height * j.stride_y - j.top
     for column in range(j.out_width):
         x0 = column * j.stride_x - j.left
@@ -77,14 +66,4 @@ def _line(j, line):  # type: ignore[no-untyped-def]
             put_word(out + 4 * w, found ^ turned)
 
 
-@compiled()
-def _serial(job, lines):  # type: ignore[no-untyped-def]
-    j = job[0]
-    for line in range(lines):
-        _line(j, line)
-
-
-@compiled(parallel=True)
-def _parallel(job, lines):  # type: ignore[no-untyped-def]
-    for line in prange(lines):
-        _line(job[0], line)
+LINE = Tasks(_line, POOL)

@@ -4,26 +4,27 @@ Each output is one sum in one order: bias, then the products of the taps from le
 the first channel to the last. So it depends on nothing but its window: not on the batch, its neighbours or the threads.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numba import get_thread_id, prange
+from numba import carray
 from numpy.typing import NDArray
 
-from bnas.kernels.cpu.jit import compiled, threads_for
-from bnas.kernels.cpu.layer import Epilogue, scratch_memory
+from bnas.kernels.cpu.jit import Tasks, compiled
+from bnas.kernels.cpu.layer import Epilogue
 from bnas.kernels.cpu.micro import LANES
 from bnas.kernels.cpu.operands import aligned, columns_read, is_pointwise, rows_of_task, rows_read, span
+from bnas.kernels.cpu.plan import Plan, record
 from bnas.kernels.cpu.real_products import SIX_BY_ONE, one_by_one, six_by_one
 from bnas.kernels.cpu.vectors import copy_some
 from bnas.kernels.geometry import Geometry
 
 Array = NDArray[Any]
 
-# Products below which a second thread costs more than it brings.
-PRODUCTS_FOR_THREADS = 1_000_000
+# Products of one thread in a microsecond, about, measured with AVX2.
+PRODUCTS_A_MICROSECOND = 40_000
 TILE = SIX_BY_ONE.pixels
 
 _FIELDS = (
@@ -79,7 +80,7 @@ class RealConv:
             images, height = 1, images * height
         return replace(self._of_one_pixel, images=images, height=height, width=width)
 
-    def plan(self, x: Array, out: Array) -> "RealPlan":
+    def plan(self, x: Array, out: Array) -> Plan:
         """From x [N, H, W, C] to out [N, Ho, Wo, O], float32, each in one piece."""
         g = self.geometry(*x.shape[:3])
         (top, left, _, _), (height, width) = g.padding, g.out_size
@@ -98,7 +99,6 @@ class RealConv:
             "weights": self._weights,
             "parameters": self._parameters,
         }
-        job = np.zeros(1, dtype=REAL)
         sizes = {
             "image_bytes": g.height * g.width * pixel_bytes,
             "line_bytes": line_bytes,
@@ -126,9 +126,9 @@ class RealConv:
             "follows": self._follows,
             "out_pixel": 4 * g.filters,
         }
-        for name, value in (sizes | {name: array.ctypes.data for name, array in kept.items()}).items():
-            job[name] = value
-        return RealPlan(job, g.images * -(-height // rows), g.macs, kept)
+        addresses = {name: array.ctypes.data for name, array in kept.items()}
+        job, tasks = record(REAL, (sizes | addresses).items()), g.images * -(-height // rows)
+        return Plan(ROWS, job, tasks, g.macs / PRODUCTS_A_MICROSECOND, sizes["scratch_bytes"], kept)
 
 
 def _segments(g: Geometry, line_bytes: int) -> Array:
@@ -139,21 +139,6 @@ def _segments(g: Geometry, line_bytes: int) -> Array:
         return np.array([(y, kw * g.channels) for y in starts], dtype=np.int64)
     taps = [y + kx * right * 4 * g.channels for y in starts for kx in range(kw)]
     return np.array([(tap, g.group_channels) for tap in taps], dtype=np.int64)
-
-
-@dataclass(eq=False)
-class RealPlan:
-    """A layer on one input size with its buffers, which are kept alive here."""
-
-    job: Array
-    tasks: int
-    products: int
-    kept: dict[str, Array]
-
-    def __call__(self) -> None:
-        threads = threads_for(self.products, PRODUCTS_FOR_THREADS) if self.tasks > 1 else 1
-        self.job["scratch"] = scratch_memory(threads * int(self.job["scratch_bytes"][0]))
-        (_parallel if threads > 1 else _serial)(self.job, self.tasks)
 
 
 @compiled()
@@ -172,8 +157,8 @@ def _copy_lines(j, image, first, count, to):  # type: ignore[no-untyped-def]
         to += j.line_bytes
 
 
-@compiled()
-def _task(j, task, thread):  # type: ignore[no-untyped-def]
+def _task(job, task, thread):  # type: ignore[no-untyped-def]
+    j = carray(job, 1)[0]
     chunks = (j.out_height + j.rows - 1) // j.rows
     n, y0 = task // chunks, task % chunks * j.rows
     rows = min(j.rows, j.out_height - y0)
@@ -204,13 +189,4 @@ def _task(j, task, thread):  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@compiled()
-def _serial(job, tasks):  # type: ignore[no-untyped-def]
-    for task in range(tasks):
-        _task(job[0], task, 0)
-
-
-@compiled(parallel=True)
-def _parallel(job, tasks):  # type: ignore[no-untyped-def]
-    for task in prange(tasks):
-        _task(job[0], task, get_thread_id())
+ROWS = Tasks(_task, REAL)

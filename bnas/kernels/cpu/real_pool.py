@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from bnas.kernels.cpu.jit import compiled, threads_for
+from bnas.kernels.cpu.jit import Tasks, compiled
 from bnas.kernels.cpu.layer import Epilogue
 from bnas.kernels.cpu.micro import I64, LANES, Builder, Value, splat
+from bnas.kernels.cpu.plan import Plan, record
 from bnas.kernels.cpu.vectors import F32, followed, load_first, load_rows, store_first
 
 Array = NDArray[Any]
 
-# Values read below which a second thread costs more than it brings.
-READS_FOR_THREADS = 200_000
+# Values that one thread joins in a microsecond, about, measured with AVX2.
+READS_A_MICROSECOND = 8_000
 
 _FIELDS = (
     "x", "out", "height", "width", "channels", "out_height", "out_width", "kernel_y", "kernel_x", "stride_y", "stride_x",
@@ -50,29 +51,16 @@ class RealPool:
         self._kernel, self._options, self._average = kernel, (*stride, *padding, *dilation), average
         self._epilogue = epilogue or Epilogue()
 
-    def plan(self, x: Array, out: Array) -> "PoolPlan":
+    def plan(self, x: Array, out: Array) -> Plan:
         """From x [N, H, W, C] to out [N, Ho, Wo, C], float32, each in one piece."""
         rows = self._epilogue.rows(x.shape[3])[1:]
         kernel = self._kernel or x.shape[1:3]
-        job = np.zeros(1, dtype=REAL_POOL)
         given = (
             x.ctypes.data, out.ctypes.data, *x.shape[1:], *out.shape[1:3], *kernel, *self._options, rows.ctypes.data,
             rows.strides[0], self._epilogue.follows, self._average is None, bool(self._average),
         )  # fmt: skip
-        for name, value in zip(_FIELDS, given, strict=True):
-            job[name] = value
-        return PoolPlan(job, len(x) * out.shape[1], out.size * kernel[0] * kernel[1], (x, out, rows))
-
-
-class PoolPlan:
-    """A pool on one input size with its buffers, which are kept alive here."""
-
-    def __init__(self, job: Array, lines: int, reads: int, kept: tuple[Array, ...]) -> None:
-        self.job, self._lines, self._reads, self._kept = job, lines, reads, kept
-
-    def __call__(self) -> None:
-        run = _parallel if threads_for(self._reads, READS_FOR_THREADS) > 1 else _serial
-        run(self.job, self._lines)
+        job, reads = record(REAL_POOL, zip(_FIELDS, given, strict=True)), out.size * kernel[0] * kernel[1]
+        return Plan(LINE, job, len(x) * out.shape[1], reads / READS_A_MICROSECOND, kept=(x, out, rows))
 
 
 def _pool(begin: float, join: Callable[[Builder, Value, Value], Value]) -> Any:
@@ -114,9 +102,9 @@ def _taps(start, kernel, dilation, size):  # type: ignore[no-untyped-def]
     return first, max(0, min(kernel, (size - start + dilation - 1) // dilation) - first)
 
 
-@compiled()
-def _line(j, line):  # type: ignore[no-untyped-def]
+def _line(job, line, thread):  # type: ignore[no-untyped-def]
     """One row of the output of one image."""
+    j = carray(job, 1)[0]
     n, y0 = line // j.out_height, line % j.out_height * j.stride_y - j.top
     ky, rows = _taps(y0, j.kernel_y, j.dilation_y, j.height)
     pixel = 4 * j.channels
@@ -144,14 +132,4 @@ def _line(j, line):  # type: ignore[no-untyped-def]
                 )  # fmt: skip
 
 
-@compiled()
-def _serial(job, lines):  # type: ignore[no-untyped-def]
-    j = job[0]
-    for line in range(lines):
-        _line(j, line)
-
-
-@compiled(parallel=True)
-def _parallel(job, lines):  # type: ignore[no-untyped-def]
-    for line in prange(lines):
-        _line(job[0], line)
+LINE = Tasks(_line, REAL_POOL)
