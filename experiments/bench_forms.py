@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bnas.errors import check_choice
 from experiments.bench_timing import Call, in_turn, ratio_text
 from experiments.console import say, table
 from experiments.plan_phases import process_bytes
@@ -24,6 +25,27 @@ PARTS = {
     "norms": ("batch_norm",),
     "pooling": ("pool",),
 }
+
+
+# What shrinks a step that does not fit.
+KEYS = ("--batch", "--cells", "--channels")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a step is of: sizes and precision."""
+
+    batch: int
+    cells: int
+    channels: int
+    precision: str
+    device: str
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+
+    def values(self) -> dict[str, object]:
+        return dict(zip(KEYS, (self.batch, self.cells, self.channels), strict=True))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ and the gradients of all gates are compared in float64; where they differ there 
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from bnas import memory, seeding
 from bnas.errors import check_choice
 from bnas.space import Gates, NetSpec, SearchSpace, Supernet, soft_gates
-from experiments.bench_forms import PRECISIONS, Row, close, differ, show, timed
+from experiments import bench_forms
+from experiments.bench_forms import KEYS, Row, close, differ, show, timed
 from experiments.bench_timing import on_threads, where
 from experiments.console import say, write_json
 from experiments.plain_cells import plain_forward
@@ -31,20 +32,12 @@ CLASSES = 10
 # The fast form's ratio to the plain form as torch lays it out by default, and where each is to be shown.
 GOALS = {("cpu", "float32"): 1.8, ("cpu", "bfloat16"): 2.6, ("cuda", "float32"): 5.0}
 GOAL_SIZES = (64, 8, 16)
-KEYS = ("--batch", "--cells", "--channels")
 
 Forward = Callable[[Supernet, Tensor, Gates], Tensor]
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What is timed: sizes and precision."""
-
-    batch: int
-    cells: int
-    channels: int
-    precision: str
-    device: str
+class Setup(bench_forms.Setup):
+    """What is timed."""
 
     def spec(self, name: str) -> NetSpec:
         size: dict[str, Any] = {"cells": self.cells, "channels": self.channels}
@@ -53,15 +46,11 @@ class Setup:
             size["groups"] = self.channels // 2
         return NetSpec(IMAGE, CLASSES, "binary-activations", {}, size)
 
-    def values(self) -> dict[str, object]:
-        return dict(zip(KEYS, (self.batch, self.cells, self.channels), strict=True))
-
 
 def run(spaces: Sequence[str] | None, setup: Setup, threads: int | None, rounds: int, json_file: Path | None) -> int:
     """The command; exit code 1 where a form differs."""
     for name in spaces or ():
         check_choice("space with a super-network of cells", name, SPACES)
-    check_choice("precision", setup.precision, PRECISIONS)
     with on_threads(threads), memory.explaining("bench supernet", KEYS, setup.values()):
         here = where()
         say(f"{here['device']}, {here['threads']} threads, {here['clock']}; {setup}")

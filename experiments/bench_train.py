@@ -6,7 +6,7 @@ where they differ there is no time.
 """
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from bnas import memory, seeding
 from bnas.binary.scales import Learned
-from bnas.errors import check_choice
 from bnas.space import NetSpec
 from bnas.training.losses import classification_loss, main_logits
 from bnas.training.recipe import Recipe
 from bnas.training.updates import clip_latent, make_optimizer
-from experiments.bench_forms import PRECISIONS, Row, close, differ, show, timed
+from experiments import bench_forms
+from experiments.bench_forms import KEYS, Row, close, differ, show, timed
 from experiments.bench_timing import on_threads, where
 from experiments.console import say, write_json
 from experiments.plain_layers import plainly
@@ -29,21 +29,10 @@ from search_spaces import make_space
 IMAGE = (3, 32, 32)
 CLASSES = 10
 AUXILIARY_WEIGHT = 0.4
-KEYS = ("--batch", "--cells", "--channels")
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What is timed: sizes and precision."""
-
-    batch: int
-    cells: int
-    channels: int
-    precision: str
-    device: str
-
-    def values(self) -> dict[str, object]:
-        return dict(zip(KEYS, (self.batch, self.cells, self.channels), strict=True))
+class Setup(bench_forms.Setup):
+    """What is timed."""
 
     def network(self) -> nn.Module:
         """A drawn architecture of `bats` under its own scheme."""
@@ -59,7 +48,6 @@ class Setup:
 
 def run(setup: Setup, threads: int | None, rounds: int, json_file: Path | None) -> int:
     """The command; exit code 1 where the forms differ."""
-    check_choice("precision", setup.precision, PRECISIONS)
     with on_threads(threads), memory.explaining("bench train", KEYS, setup.values()):
         here = where()
         say(f"{here['device']}, {here['threads']} threads, {here['clock']}; {setup}")

@@ -28,6 +28,11 @@ app.add_typer(bench, name="bench")
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every candidate; default: torch's number.")]
 Rounds = Annotated[int, typer.Option(min=3, help="How many times each candidate has its turn.")]
 Batch = Annotated[list[int] | None, typer.Option(min=1, help="Images at once; repeatable. Default 1 and 64.")]
+StepBatch = Annotated[int, typer.Option(min=1, help="Images a step.")]
+Cells = Annotated[int, typer.Option(min=3, help="Cells in the chain, where a space has cells.")]
+Channels = Annotated[int, typer.Option(min=1, help="Channels of a network's first cells, or of its narrowest part.")]
+Precision = Annotated[str, typer.Option(help="float32, or bfloat16: under autocast.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 @bench.command()
@@ -83,11 +88,11 @@ def gpu(
 @bench.command()
 def supernet(
     space: Annotated[list[str] | None, typer.Option(help="A space of cells; repeatable. Default: all of them.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
-    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain.")] = 8,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the first cells' nodes.")] = 16,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16: under autocast.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: StepBatch = 64,
+    cells: Cells = 8,
+    channels: Channels = 16,
+    precision: Precision = "float32",
+    device: Device = "cpu",
     threads: Threads = None,
     rounds: Rounds = 9,
     json_file: JsonFile = None,
@@ -114,8 +119,8 @@ def score(
     images: Annotated[int, typer.Option(min=1, help="Images that a path is scored by.")] = 64,
     paths: Annotated[int, typer.Option(min=1, help="Paths, as evolution breeds them.")] = 10,
     parents: Annotated[int, typer.Option(min=1, help="Random paths that these are children of.")] = 3,
-    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain, where a space has cells.")] = 8,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the first cells' nodes.")] = 36,
+    cells: Cells = 8,
+    channels: Channels = 36,
     norms: Annotated[str, typer.Option(help="batch, or recalibrated: on two training batches.")] = "batch",
     threads: Threads = None,
     rounds: Rounds = 5,
@@ -133,11 +138,11 @@ def score(
 
 @bench.command()
 def train(
-    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
-    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain.")] = 20,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the first cells' nodes.")] = 36,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16: under autocast.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: StepBatch = 64,
+    cells: Cells = 20,
+    channels: Channels = 36,
+    precision: Precision = "float32",
+    device: Device = "cpu",
     threads: Threads = None,
     rounds: Rounds = 9,
     json_file: JsonFile = None,
@@ -157,14 +162,14 @@ def train(
 def search(
     strategy: Annotated[list[str] | None, typer.Option(help="A strategy; repeatable. Default: all of them.")] = None,
     space: Annotated[list[str] | None, typer.Option(help="A space; repeatable. Default: all of them.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
-    cells: Annotated[int, typer.Option(min=3, help="Cells in the chain, where a space has one.")] = 3,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of a network's narrowest part.")] = 8,
+    batch: StepBatch = 8,
+    cells: Cells = 3,
+    channels: Channels = 8,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of a round.")] = 3,
     rounds: Annotated[int, typer.Option(min=2, help="Rounds of each search; the first is not timed.")] = 3,
     data: Annotated[str | None, typer.Option(help="A data set instead of noise of 32 x 32 pixels.")] = None,
     path: Annotated[str | None, typer.Option(help="Where that data set lies.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     threads: Threads = None,
     json_file: JsonFile = None,
 ) -> None:
