@@ -50,10 +50,10 @@ class Augmentation:
                 raise BnasError(f"{name} of {pixels} pixels on images of {height} x {width}; at most {smaller - 1}")
 
     def draw(
-        self, count: int, height: int, width: int, generator: torch.Generator, device: torch.device | str = "cpu"
+        self, count: int, height: int, width: int, *generators: torch.Generator, device: torch.device | str = "cpu"
     ) -> Draws:
-        """The random numbers for `count` images, drawn on the CPU (as `generator` must be), given on `device`."""
-        uniform = torch.rand(count, 5, dtype=torch.float64, generator=generator)
+        """The random numbers for `count` images of each generator, drawn on the CPU (as they must be), given on `device`."""
+        uniform = torch.cat([torch.rand(count, 5, dtype=torch.float64, generator=each) for each in generators])
         places = torch.tensor([2 * self.crop_padding + 1, 2 * self.crop_padding + 1, 2, height, width])
         # One small copy that the host does not wait for: a GPU goes on with the step before.
         whole = (uniform * places).long().to(device, non_blocking=True)
@@ -61,32 +61,35 @@ class Augmentation:
 
     def move(self, images: Tensor, draws: Draws) -> Tensor:
         """Crop, then flip: the part before normalization. [N, C, H, W] of any type, padded with 0."""
-        if self.crop_padding:
-            flipped = draws.flipped if self.flip else torch.zeros_like(draws.flipped)
-            return crop_and_flip(images, draws.shift, flipped, self.crop_padding)
-        if self.flip:
-            return torch.where(draws.flipped.view(-1, 1, 1, 1), images.flip(3), images)
-        return images
+        if not self.crop_padding and not self.flip:
+            return images
+        return crop_and_flip(images, draws.shift, draws.flipped if self.flip else None, self.crop_padding)
 
     def cut(self, images: Tensor, draws: Draws) -> Tensor:
         """The hole: the part after normalization. float [N, C, H, W]; the input is left as it was."""
         return cutout(images, draws.centre, self.cutout) if self.cutout else images
 
 
-def crop_and_flip(images: Tensor, shift: Tensor, flipped: Tensor, padding: int) -> Tensor:
-    """Each image of [N, C, H, W] padded with 0, cut at its own place and mirrored where `flipped`.
+def crop_and_flip(images: Tensor, shift: Tensor, flipped: Tensor | None, padding: int) -> Tensor:
+    """Each image of [N, C, H, W] padded with 0, cut at its own place and mirrored where `flipped` (None: nowhere).
 
     out[n, c, y, x] = image[n, c, y + shift[n, 0], x' + shift[n, 1]] or 0 outside, with x' = W - 1 - x where flipped.
     |shift| must be at most `padding`.
     """
     count, channels, height, width = images.shape
-    columns = torch.arange(width, device=images.device)
-    columns = torch.where(flipped.view(-1, 1), width - 1 - columns, columns) + shift[:, 1:2] + padding
-    rows = torch.arange(height, device=images.device) + shift[:, 0:1] + padding
-    padded_width = width + 2 * padding
-    places = (rows.unsqueeze(2) * padded_width + columns.unsqueeze(1)).view(count, 1, -1)
-    padded = F.pad(images, (padding, padding, padding, padding)).flatten(2)
-    return padded.gather(2, places.expand(-1, channels, -1)).view(count, channels, height, width)
+    down, right = shift[:, 0:1] + padding, shift[:, 1:2]
+    source = F.pad(images, (padding, padding, padding, padding))
+    planes = torch.arange(count * channels, device=images.device).view(count, channels)
+    if flipped is not None:
+        # Mirror images behind the images: a row of a window is then always `width` pixels that lie together.
+        source = torch.cat([source, source.flip(3)])
+        mirrored = flipped.long().unsqueeze(1)
+        planes = planes + mirrored * (count * channels)
+        right = right - 2 * mirrored * right
+    rows = (down + torch.arange(height, device=images.device)).unsqueeze(1)
+    starts = (planes.unsqueeze(2) * source.shape[2] + rows) * source.shape[3] + (right + padding).unsqueeze(2)
+    windows = source.contiguous().as_strided((source.numel() - width + 1, width), (1, 1))
+    return windows.index_select(0, starts.flatten()).view(images.shape)
 
 
 def cutout(images: Tensor, centre: Tensor, side: int) -> Tensor:
@@ -94,6 +97,8 @@ def cutout(images: Tensor, centre: Tensor, side: int) -> Tensor:
     first = centre - side // 2
     rows = torch.arange(images.shape[2], device=images.device) - first[:, 0:1]
     columns = torch.arange(images.shape[3], device=images.device) - first[:, 1:2]
-    in_rows = (rows >= 0) & (rows < side)
-    in_columns = (columns >= 0) & (columns < side)
-    return images.masked_fill((in_rows.unsqueeze(2) & in_columns.unsqueeze(1)).unsqueeze(1), 0)
+    in_rows = ((rows >= 0) & (rows < side)).to(images.dtype)
+    in_columns = ((columns >= 0) & (columns < side)).to(images.dtype)
+    kept = 1 - in_rows.unsqueeze(2) * in_columns.unsqueeze(1)
+    # A product is several times as quick as a choice; that of 0 and a negative number is -0, which this makes 0.
+    return (images * kept.unsqueeze(1)).add_(0.0)

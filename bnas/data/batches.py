@@ -1,7 +1,7 @@
 """Batches that are functions of the step, from images that live on the device."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from bnas.errors import BnasError
 from bnas.seeding import torch_generator
 from bnas.stopwatch import DATA, part
 
+# Images that are made at once, or a batch.
+AT_ONCE = 128
+
 
 class Batches:
     """Training batches by global step, and all images in order for evaluation.
@@ -19,6 +22,8 @@ class Batches:
     Epoch e visits the images in the order drawn for (seed, purpose, "epoch", e), and step s is varied by numbers
     drawn for (seed, purpose, "augment", s). So a run continued at step s sees what an uninterrupted one sees, and
     nothing about the order has to be saved. The images stay uint8 on the device and are gathered there by index.
+
+    Small batches are made several at a time: to start the two dozen operations takes longer than what they do to 8 images.
     """
 
     def __init__(
@@ -48,6 +53,9 @@ class Batches:
         self._labels = images.labels.to(self.device)
         self._mean, self._std = normalization.tensors(self.device)
         self._order: tuple[int, Tensor] | None = None
+        self._at_once = math.ceil(AT_ONCE / self.batch_size)
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+        self._version = 0
 
     def __len__(self) -> int:
         return len(self._images)
@@ -57,13 +65,30 @@ class Batches:
         """The batch of global step `step` (from 0): float32 [B, C, H, W], shuffled, varied, normalized; int64 [B]."""
         if step < 0:
             raise ValueError(f"steps count from 0; found {step}")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        indices = self._order_of(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        generator = torch_generator(self._seed, self._purpose, "augment", step)
-        draws = self.augmentation.draw(len(indices), self._height, self._width, generator, self.device)
-        moved = self.augmentation.move(self._images[indices], draws)
+        made = self._made.get(step)
+        # Whoever has a batch may change it; all that were made at once have one version.
+        if made is None or made[0]._version != self._version:
+            steps = range(step, step + self._at_once)
+            found = dict(zip(steps, self._make(steps), strict=True))
+            made = found[step]
+            # A large batch is not held when its reader is done with it.
+            self._made, self._version = found if len(found) > 1 else {}, made[0]._version
+        return made
+
+    def _make(self, steps: range) -> Iterable[tuple[Tensor, Tensor]]:
+        indices = torch.cat([self._indices_of(step) for step in steps])
+        generators = (torch_generator(self._seed, self._purpose, "augment", step) for step in steps)
+        draws = self.augmentation.draw(self.batch_size, self._height, self._width, *generators, device=self.device)
+        moved = self.augmentation.move(self._images.index_select(0, indices), draws)
         images = self.augmentation.cut(scaled(moved, self._mean, self._std), draws)
-        return laid_out(images), self._labels[indices]
+        return self._split(laid_out(images), self._labels[indices])
+
+    def _indices_of(self, step: int) -> Tensor:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._order_of(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _split(self, images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        return zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
     def in_order(self, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in order, normalized and not varied; the last batch may be short."""
@@ -84,8 +109,8 @@ class Batches:
         generator = torch_generator(self._seed, self._purpose, "fixed")
         order = torch.randperm(len(self), generator=generator).to(self.device)
         whole = min(math.ceil(count / self.batch_size), self.steps_per_epoch)
-        for indices in order[: whole * self.batch_size].split(self.batch_size):
-            yield self._as_they_are(self._images[indices]), self._labels[indices]
+        for indices in order[: whole * self.batch_size].split(self.batch_size * self._at_once):
+            yield from self._split(self._as_they_are(self._images.index_select(0, indices)), self._labels[indices])
 
     @part(DATA)
     def _as_they_are(self, images: Tensor) -> Tensor:

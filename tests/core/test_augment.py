@@ -22,8 +22,9 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("padding", [0, 1, 4])
 @pytest.mark.parametrize("flip", [False, True])
-def test_crop_and_flip_equal_a_loop(shape, padding, flip):
-    batch = images(40, shape)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_crop_and_flip_equal_a_loop(shape, padding, flip, layout):
+    batch = images(40, shape).contiguous(memory_format=layout)
     augmentation = Augmentation(crop_padding=padding, flip=flip)
     draws = augmentation.draw(40, *shape[1:], generator())
     found = augmentation.move(batch, draws)

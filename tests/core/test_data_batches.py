@@ -61,6 +61,36 @@ def test_a_batch_depends_on_nothing_but_its_step():
         assert torch.equal(fresh.batch(step)[1], every[step][1])
 
 
+@pytest.mark.parametrize(("size", "makes"), [(3, 1), (4, 2), (8, 5), (20, 5)])
+def test_small_batches_are_made_several_at_a_time_and_are_the_same(size, makes, monkeypatch):
+    def of(at_once):
+        monkeypatch.setattr("bnas.data.batches.AT_ONCE", at_once)
+        return batches(40, size, side=6, augmentation=VARIED)
+
+    alone, several = of(1), of(15 if size < 8 else 8)
+    expected = [alone.batch(step) for step in range(5)]
+    count = []
+    draw = Augmentation.draw
+    monkeypatch.setattr(Augmentation, "draw", lambda *given, **more: count.append(1) or draw(*given, **more))
+    for step, (images, labels) in enumerate(expected):
+        found = several.batch(step)
+        assert torch.equal(found[0], images)
+        assert found[0].stride() == images.stride()
+        assert torch.equal(found[1], labels)
+    assert len(count) == makes
+    fixed = [list(source.fixed(40)) for source in (several, alone)]
+    assert all(torch.equal(a, b) for pair in zip(*fixed, strict=True) for a, b in zip(*pair, strict=True))
+
+
+def test_a_batch_that_its_reader_changed_is_made_again():
+    source = batches(40, 8, side=6, augmentation=VARIED)
+    first, second = (source.batch(step)[0].clone() for step in range(2))
+    source.batch(0)[0].fill_(7)
+    assert torch.equal(source.batch(1)[0], second)
+    source.batch(0)[0].fill_(7)
+    assert torch.equal(source.batch(0)[0], first)
+
+
 def test_seed_and_purpose_change_order_and_augmentation():
     base = batches(40, 8, side=6, augmentation=VARIED)
     for other in (
@@ -162,8 +192,9 @@ class _Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_batch_is_made_at_once_and_nothing_waits_for_the_device():
+def test_a_batch_is_made_at_once_and_nothing_waits_for_the_device(monkeypatch):
     """As many operations for any number of images, and none that hands a value of the device to the host."""
+    monkeypatch.setattr("bnas.data.batches.AT_ONCE", 1)
     found = []
     for size in (2, 16):
         source = batches(64, size, side=6, augmentation=VARIED)
@@ -171,7 +202,7 @@ def test_a_batch_is_made_at_once_and_nothing_waits_for_the_device():
         with _Operations() as seen_operations:
             source.batch(1)
         found.append(seen_operations.names)
-    assert found[0] == found[1]
+    assert found[0] == found[1] != []
     assert not [name for name in found[0] if name.startswith(("_local_scalar_dense", "nonzero", "is_nonzero"))]
 
 
