@@ -13,7 +13,7 @@ from bnas.seeding import torch_generator
 from bnas.stopwatch import DATA, part
 
 # Images that are made at once, or a batch.
-AT_ONCE = 128
+AT_ONCE = 64
 
 
 class Batches:
