@@ -5,7 +5,7 @@ M x 1 images by 1 x 1 kernels.
 """
 
 from bnas.kernels.cpu.jit import compiled
-from bnas.kernels.cpu.vectors import compare_word, number_at, put_word, store_real, store_sums, word_at
+from bnas.kernels.cpu.vectors import compare_word, number_at, put_word, store_reals, store_sums, word_at
 
 
 @compiled()
@@ -77,33 +77,37 @@ def fill(j, n, y0, rows, acts, flat):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def finish(j, n, start, pixels, counts, row, flat):  # type: ignore[no-untyped-def]
-    """From counts to what is wanted of `pixels` outputs of an image, from `start` on: sums, or real values and bits."""
-    real_row = row + 4 * (j.filters + 16)
-    for i in range(pixels):
-        p = n * j.out_height * j.out_width + start + i
-        base = j.base + number_at(j.base_of + 8 * (start + i) * j.has_border) * j.base_bytes
-        here = counts + 4 * j.lanes * i
-        if j.source:
+def finish(j, n, start, pixels, counts, rows, flat):  # type: ignore[no-untyped-def]
+    """From counts to what is wanted of `pixels` outputs of an image, 16 at most, from `start` on: sums, or reals and bits."""
+    p, count_step, row_step = n * j.out_height * j.out_width + start, 4 * j.lanes, 4 * (j.filters + 16)
+    base_of, base_of_step = j.base_of + 8 * start * j.has_border, 8 * j.has_border
+    if j.source:
+        for i in range(pixels):
             for o in range(j.filters):
-                put_word(row + 4 * o, word_at(here + 4 * number_at(j.source + 8 * o)))
-            here = row
-        out = j.out + p * j.out_pixel
-        if j.wants_sums:
+                put_word(
+                    rows + i * row_step + 4 * o, word_at(counts + i * count_step + 4 * number_at(j.source + 8 * o))
+                )
+        counts, count_step, rows = rows, row_step, rows + pixels * row_step
+    out, out_step = j.out + p * j.out_pixel, j.out_pixel
+    if j.wants_sums:
+        for i in range(pixels):
+            base = j.base + number_at(base_of + i * base_of_step)
             for o in range(0, j.filters, 16):
-                store_sums(here + 4 * o, base + 4 * o, out + 4 * o, j.filters - o)
-            continue
-        if not j.out:
-            out = real_row
-        for o in range(0, j.filters, 16):
-            store_real(
-                here + 4 * o, base + 4 * o, j.parameters + 4 * o, j.parameter_bytes, j.follows, j.added,
-                j.added_count, p, 4 * o, out + 4 * o, j.filters - o,
-            )  # fmt: skip
-        if j.bits:
+                store_sums(counts + i * count_step + 4 * o, base + 4 * o, out + i * out_step + 4 * o, j.filters - o)
+        return
+    if not j.out:
+        out, out_step = rows, row_step
+    for o in range(0, j.filters, 16):
+        store_reals(
+            counts + 4 * o, count_step, j.base + 4 * o, base_of, base_of_step, j.parameters + 4 * o, j.parameter_bytes,
+            j.follows, j.added, j.added_count, p, pixels, 4 * o, out + 4 * o, out_step, j.filters - o,
+        )  # fmt: skip
+    if j.bits:
+        for i in range(pixels):
             compare_pixel(
-                out, j.filters, j.bits_thresholds, j.bits_signs, j.bits_comparisons, j.bits_threshold_bytes, flat,
-                j.bits_groups, j.bits_group_channels, j.bits_words, j.bits + 4 * p * j.bits_groups * j.bits_words,
+                out + i * out_step, j.filters, j.bits_thresholds, j.bits_signs, j.bits_comparisons,
+                j.bits_threshold_bytes, flat, j.bits_groups, j.bits_group_channels, j.bits_words,
+                j.bits + 4 * (p + i) * j.bits_groups * j.bits_words,
             )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from bnas.kernels.cpu.job import JOB
 from bnas.kernels.cpu.micro import BYTES, NO_BITS, STEPS_AT_ONCE, emit_filter_tables, inner_loop
 from bnas.kernels.cpu.operands import (
     MOST_COUNTED,
+    PIXELS_FINISHED,
     Array,
     Form,
     Operands,
@@ -24,7 +25,7 @@ from bnas.kernels.cpu.operands import (
     nibbles_of_weights,
     out_pixels,
     pixels_read,
-    rows_of_pixel,
+    rows_of_pixels,
     rows_of_task,
     rows_read,
     steps_of_look_ups,
@@ -36,7 +37,6 @@ from bnas.kernels.cpu.turned import put_places, widen_counts
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import Words
 
-PIXELS_FINISHED = 16
 # Bytes of the places of a word: 8 times 4 channels, int16.
 WORD_PLACES = 16
 
@@ -90,7 +90,7 @@ class FilterTables(Form):
             "sums_at": 2 * lanes * lines * 2 * -(-length // 2),
             "counts_at": 4 * lanes * PIXELS_FINISHED,
         }
-        return Operands(fields, {**scratch, **rows_of_pixel(g, g.groups * g.words)})
+        return Operands(fields, {**scratch, **rows_of_pixels(g, g.groups * g.words)})
 
 
 def _lines(g: Geometry, rows: int) -> tuple[int, int]:

@@ -24,8 +24,8 @@ _FIELDS = (
     "kernel_width", "column_at", "class_bytes", "plane_bytes", "pairs", "group_sums_bytes", "order",
     # `filter_tables`: vectors of 32 filters of a group; bytes of the places of tables of a group, a line, a pixel.
     "vectors", "places_group_bytes", "places_line_bytes", "places_bytes",
-    # base - 2 counts are the sums; base depends on which taps lie outside the image: the row of base of each output.
-    "has_border", "base_of", "base", "base_bytes", "filters",
+    # base - 2 counts are the sums; base depends on which taps lie outside the image: where the row of each output begins.
+    "has_border", "base_of", "base", "filters",
     # The output: int32 sums, or real values, or bits, or the last two.
     "wants_sums", "parameters", "parameter_bytes", "follows", "added", "added_count", "out", "out_pixel",
     "bits", "bits_groups", "bits_group_channels", "bits_words", "bits_thresholds", "bits_signs", "bits_comparisons",

@@ -218,10 +218,11 @@ class BinaryLayer:
         in_order = base if source is None else base[..., source]
         padded = np.zeros((*base.shape[:2], _whole(self.filters)), dtype=np.int32)
         padded[..., : self.filters] = in_order
-        put(base=padded, base_bytes=padded.strides[1], filters=self.filters)
+        put(base=padded, filters=self.filters)
         # One row of base for all outputs, where no tap is ever outside, is not told for each.
         has_border = padded[..., 0].size > 1
-        put(has_border=int(has_border), base_of=row_of[: None if has_border else 1, None] * len(outside_x) + column_of)
+        row = row_of[: None if has_border else 1, None] * len(outside_x) + column_of
+        put(has_border=int(has_border), base_of=row * padded.strides[1])
 
     def _put_outputs(self, put: Callable[..., None], outputs: Outputs) -> None:
         out = outputs.real if outputs.sums is None else outputs.sums

@@ -8,6 +8,7 @@ from bnas.kernels.cpu.jit import Tasks, compiled
 from bnas.kernels.cpu.job import JOB
 from bnas.kernels.cpu.micro import LANES, Tile, emit_popcount, inner_loop
 from bnas.kernels.cpu.operands import (
+    PIXELS_FINISHED,
     Array,
     Form,
     Operands,
@@ -15,7 +16,7 @@ from bnas.kernels.cpu.operands import (
     lane_of_channel,
     out_pixels,
     pixels_read,
-    rows_of_pixel,
+    rows_of_pixels,
     rows_of_task,
     tiled,
     words_together,
@@ -70,7 +71,7 @@ class Popcount(Form):
         }
         counts = 4 * lanes * (rows * width + MOST_PIXELS)
         first = {"acts_at": g.groups * int(words["group_bytes"]), "counts_at": counts}
-        return Operands(fields, {**first, **rows_of_pixel(g, g.groups * g.words)})
+        return Operands(fields, {**first, **rows_of_pixels(g, g.groups * g.words)})
 
 
 def _blocks(g: Geometry) -> int:
@@ -111,8 +112,11 @@ def _run(job, task, thread):  # type: ignore[no-untyped-def]
     n, y0, rows, scratch = task_of(j, task, thread)
     acts, counts, row, flat = scratch + j.acts_at, scratch + j.counts_at, scratch + j.row_at, scratch + j.flat_at
     fill(j, n, y0, rows, acts, flat)
-    _count(j, acts, counts, rows * j.out_width)
-    finish(j, n, y0 * j.out_width, rows * j.out_width, counts, row, flat)
+    pixels = rows * j.out_width
+    _count(j, acts, counts, pixels)
+    for p in range(0, pixels, PIXELS_FINISHED):
+        here = min(PIXELS_FINISHED, pixels - p)
+        finish(j, n, y0 * j.out_width + p, here, counts + 4 * j.lanes * p, row, flat)
 
 
 POPCOUNT = Popcount("popcount", Tasks(_run, JOB))

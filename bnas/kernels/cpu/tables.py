@@ -13,6 +13,7 @@ from bnas.kernels.cpu.job import JOB
 from bnas.kernels.cpu.micro import BYTES, LANES, NO_TABLE, STEPS_AT_ONCE, TABLE_BYTES, emit_tables, inner_loop
 from bnas.kernels.cpu.operands import (
     MOST_COUNTED,
+    PIXELS_FINISHED,
     Array,
     Form,
     Operands,
@@ -24,7 +25,7 @@ from bnas.kernels.cpu.operands import (
     nibbles_of_weights,
     out_pixels,
     pad_words,
-    rows_of_pixel,
+    rows_of_pixels,
     rows_of_task,
     rows_read,
     steps_of_look_ups,
@@ -37,8 +38,6 @@ from bnas.kernels.packing import WORD_BITS, Words, words_for
 # The most vectors whose sums fit 16 registers.
 MOST_VECTORS = 4
 PIXELS = MOST_VECTORS * BYTES
-# Counts of so many pixels are turned, and finished while they are near.
-PIXELS_FINISHED = 16
 
 _four, _two, _one = (inner_loop(vectors, emit_tables) for vectors in (4, 2, 1))
 
@@ -118,7 +117,7 @@ class Tables(Form):
             "words_at": pixel_words * phase_bytes * g.stride[1],
             "bits_at": g.groups * nibbles(g) * g.stride[1] * bits_bytes,
         }
-        return Operands(fields, {**scratch, **rows_of_pixel(g, 0)})
+        return Operands(fields, {**scratch, **rows_of_pixels(g, 0)})
 
 
 def _pairs(g: Geometry) -> int:

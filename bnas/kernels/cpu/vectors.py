@@ -126,34 +126,59 @@ def load_rows(b: Builder, address: Value, stride: Value, vector: ir.VectorType, 
 
 
 @intrinsic
-def store_real(  # type: ignore[no-untyped-def]
-    typing_context, counts, base, parameters, stride, follows, added, added_count, pixel, offset, out, count
-):
-    """The first `count` of 16 float32 at `out`: what follows a binary convolution, in the order of the operations.
+def store_reals(  # type: ignore[no-untyped-def]
+    typing_context, counts, count_step, base, base_of, base_of_step, parameters, stride, follows, added, added_count,
+    pixel, pixels, offset, out, out_step, count,
+):  # fmt: skip
+    """The first `count` of 16 float32 of some pixels: what follows a binary convolution, in the order of the operations.
 
     v = (base - 2 counts) * scale; v = v * factor + shift; v = v if v > 0 else v * slope; v limited to [low, high];
-    v + first + second + ... The six rows of parameters lie `stride` bytes apart. Each step rounds by itself, as it does
-    where the operations run one by one; one that is not there has the parameters that change nothing, and `follows` is 0
-    where there is none between the scale and what is added. `added`:
-    `added_count` pairs of int64, where a map lies and bytes of its pixels; the values at `pixel`, from byte `offset` on.
+    v + first + second + ... Each step rounds by itself, as it does where the operations run one by one; one that is not there
+    has the parameters that change nothing, and `follows` is 0 where there is none between the scale and what is added.
+    Counts, where the row of `base` begins, and outputs of pixels lie `..._step` bytes apart, the six rows of parameters
+    `stride` bytes. `added`: `added_count` pairs of int64, where a map lies and bytes of its pixels; of it the values from
+    `pixel` on, and in each pixel from byte `offset` on.
     """
 
     def generate(context, b, signature, arguments):  # type: ignore[no-untyped-def]
-        counts, base, parameters, stride, follows, added, added_count, pixel, offset, out, count = arguments
-        floats = ir.VectorType(F32, LANES)
-        scale, *rest = load_rows(b, parameters, stride, floats, 6)
-        result = cgutils.alloca_once_value(b, b.fmul(b.sitofp(_sums(b, counts, base), floats), scale))
-        with b.if_then(b.icmp_signed("!=", follows, I64(0))):
-            b.store(followed(b, b.load(result), rest), result)
-        with cgutils.for_range(b, added_count) as loop:
-            pair = b.add(added, b.mul(loop.index, I64(16)))
-            start, step = load(b, pair, I64, 8), load(b, plus(b, pair, 8), I64, 8)
-            at = b.add(b.add(start, b.mul(pixel, step)), offset)
-            b.store(b.fadd(b.load(result), load_first(b, at, floats, count)), result)
-        store_first(b, b.load(result), out, count)
+        follows, count = arguments[7], arguments[-1]
+        with b.if_else(b.icmp_signed(">=", count, I64(LANES))) as (all_of_them, some):
+            for branch in (all_of_them, some):
+                with branch, b.if_else(b.icmp_signed("==", follows, I64(0))) as (nothing, more):
+                    with nothing:
+                        _store_reals(b, branch is all_of_them, False, *arguments)
+                    with more:
+                        _store_reals(b, branch is all_of_them, True, *arguments)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 11), generate
+    return types.void(*[types.int64] * 16), generate
+
+
+def _store_reals(
+    b: Builder, is_whole: bool, is_followed: bool, counts: Value, count_step: Value, base: Value, base_of: Value,
+    base_of_step: Value, parameters: Value, stride: Value, follows: Value, added: Value, added_count: Value, pixel: Value,
+    pixels: Value, offset: Value, out: Value, out_step: Value, count: Value,
+) -> None:  # fmt: skip
+    floats = ir.VectorType(F32, LANES)
+    scale, *rest = load_rows(b, parameters, stride, floats, 6 if is_followed else 1)
+    mask = first_lanes(b, count, LANES)
+    result = cgutils.alloca_once(b, floats)
+    with cgutils.for_range(b, pixels) as loop:
+        base_at = b.add(base, load(b, b.add(base_of, b.mul(loop.index, base_of_step)), I64, 8))
+        sums = _sums(b, b.add(counts, b.mul(loop.index, count_step)), base_at)
+        value = b.fmul(b.sitofp(sums, floats), scale)
+        b.store(followed(b, value, rest) if is_followed else value, result)
+        with cgutils.for_range(b, added_count) as maps:
+            pair = b.add(added, b.mul(maps.index, I64(16)))
+            start, step = load(b, pair, I64, 8), load(b, plus(b, pair, 8), I64, 8)
+            at = b.add(b.add(start, b.mul(b.add(pixel, loop.index), step)), offset)
+            other = load(b, at, floats, 4) if is_whole else masked_load(b, at, floats, mask)
+            b.store(b.fadd(b.load(result), other), result)
+        to = b.add(out, b.mul(loop.index, out_step))
+        if is_whole:
+            b.store(b.load(result), pointer(b, to, floats), align=4)
+        else:
+            store_first(b, b.load(result), to, count)
 
 
 @intrinsic
