@@ -5,6 +5,7 @@ M x 1 images by 1 x 1 kernels.
 """
 
 from bnas.kernels.cpu.jit import compiled
+from bnas.kernels.cpu.turned import compare_line
 from bnas.kernels.cpu.vectors import compare_word, number_at, put_word, store_reals, store_sums, word_at
 
 
@@ -42,38 +43,53 @@ def compare_pixel(  # type: ignore[no-untyped-def]
 
 
 @compiled()
+def _put_pixels(j, words, step, count, to):  # type: ignore[no-untyped-def]
+    """Words of `count` pixels, from `words` on `step` bytes apart."""
+    for i in range(count):
+        for g in range(j.groups):
+            for w in range(j.words):
+                word = word_at(words + i * step + 4 * (g * j.words + w))
+                put_word(to + i * j.pixel_bytes + g * j.group_bytes + 4 * w, word)
+
+
+@compiled()
+def _compare_pixels(j, pixel, count, to, flat):  # type: ignore[no-untyped-def]
+    """The same of real pixels."""
+    if j.groups > 1:
+        here = flat + 4 * (j.channels // 32 + 2)
+        for i in range(count):
+            compare_pixel(
+                pixel + i * j.x_pixel, j.channels, j.thresholds, j.signs, j.comparisons, j.threshold_bytes, flat,
+                j.groups, j.group_channels, j.words, here,
+            )  # fmt: skip
+            _put_pixels(j, here, 0, 1, to + i * j.pixel_bytes)
+        return
+    for w in range(j.words):
+        for k in range(j.comparisons):
+            compare_line(
+                pixel + 128 * w, j.x_pixel, count, j.thresholds + k * j.threshold_bytes + 128 * w, j.signs + 128 * w,
+                j.channels - 32 * w, -1 if k else 0, to + 4 * w, j.pixel_bytes,
+            )  # fmt: skip
+
+
+@compiled()
 def fill(j, n, y0, rows, acts, flat):  # type: ignore[no-untyped-def]
     """Words of the pixels that output rows y0 .. y0 + rows see, a plane for each group, what is outside filled in."""
-    here = flat + 4 * (j.channels // 32 + 2)
-    to = acts
-    in_place = j.x_is_real and j.groups == 1
     for row in range((rows - 1) * j.stride_y + j.span_y):
         y = y0 * j.stride_y + row - j.top
-        for column in range(j.in_width):
-            x = column - j.left
-            inside = 0 <= y < j.height and 0 <= x < j.width
-            at = j.x + ((n * j.height + y) * j.width + x) * j.x_pixel
-            if inside and in_place:
-                for w in range(j.words):
-                    word = compare_several(
-                        at + 128 * w, j.thresholds + 128 * w, j.signs + 128 * w, j.channels - 32 * w,
-                        j.comparisons, j.threshold_bytes,
-                    )  # fmt: skip
-                    put_word(to + 4 * w, word)
-            else:
-                words = at
-                if not inside:
-                    words = j.pad_words
-                elif j.x_is_real:
-                    words = here
-                    compare_pixel(
-                        at, j.channels, j.thresholds, j.signs, j.comparisons, j.threshold_bytes, flat, j.groups,
-                        j.group_channels, j.words, here,
-                    )  # fmt: skip
-                for g in range(j.groups):
-                    for w in range(j.words):
-                        put_word(to + g * j.group_bytes + 4 * w, word_at(words + 4 * (g * j.words + w)))
-            to += j.pixel_bytes
+        # The pixels before `first`, and from `end` on, lie outside.
+        first, end = 0, 0
+        if 0 <= y < j.height:
+            first = min(j.in_width, max(0, j.left))
+            end = max(first, min(j.in_width, j.left + j.width))
+        to = acts + row * j.in_width * j.pixel_bytes
+        inside, pixel = to + first * j.pixel_bytes, j.x + ((n * j.height + y) * j.width + first - j.left) * j.x_pixel
+        _put_pixels(j, j.pad_words, 0, first, to)
+        if j.x_is_real:
+            _compare_pixels(j, pixel, end - first, inside, flat)
+        else:
+            _put_pixels(j, pixel, j.x_pixel, end - first, inside)
+        _put_pixels(j, j.pad_words, 0, j.in_width - end, to + end * j.pixel_bytes)
 
 
 @compiled()

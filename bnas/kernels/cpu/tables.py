@@ -161,7 +161,7 @@ def _compare(j, pixel, step, count, to):  # type: ignore[no-untyped-def]
         for k in range(j.comparisons):
             compare_line(
                 pixel + 128 * w, step, count, j.thresholds + k * j.threshold_bytes + 128 * w, j.signs + 128 * w,
-                j.channels - 32 * w, -1 if k else 0, to + w * j.word_bytes,
+                j.channels - 32 * w, -1 if k else 0, to + w * j.word_bytes, 4,
             )  # fmt: skip
 
 

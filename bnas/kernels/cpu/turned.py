@@ -12,8 +12,10 @@ from bnas.kernels.cpu.vectors import F32, WORD, Builder, Value, first_lanes, lan
 
 
 @intrinsic
-def compare_line(typing_context, x, step, pixels, thresholds, signs, count, before, out):  # type: ignore[no-untyped-def]
-    """For each pixel, from x on `step` bytes apart, the word of `vectors.compare_word`, one after the other at `out`.
+def compare_line(  # type: ignore[no-untyped-def]
+    typing_context, x, step, pixels, thresholds, signs, count, before, out, out_step
+):
+    """For each pixel, from x on `step` bytes apart, the word of `vectors.compare_word`, from `out` on `out_step` bytes apart.
 
     They replace the words there (`before` 0), or turn these round (-1).
     """
@@ -33,12 +35,12 @@ def compare_line(typing_context, x, step, pixels, thresholds, signs, count, befo
                         _compare_line(b, 8, True, *arguments)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), generate
+    return types.void(*[types.int64] * 9), generate
 
 
 def _compare_line(
     b: Builder, lanes: int, masked: bool, x: Value, step: Value, pixels: Value, thresholds: Value, signs: Value,
-    count: Value, before: Value, out: Value,
+    count: Value, before: Value, out: Value, out_step: Value,
 ) -> None:  # fmt: skip
     floats, ints = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
     # Outside the loop: what the loop writes could be these, for all that the compiler knows.
@@ -50,7 +52,7 @@ def _compare_line(
         bits = b.fcmp_ordered(">=", b.bitcast(b.xor(b.bitcast(values, ints), turned), floats), limits)
         bits = b.and_(bits, mask) if masked else bits
         word = b.zext(b.bitcast(bits, ir.IntType(lanes)), I32) if lanes < WORD else b.bitcast(bits, I32)
-        to = pointer(b, b.add(out, b.mul(loop.index, I64(4))), I32)
+        to = pointer(b, b.add(out, b.mul(loop.index, out_step)), I32)
         b.store(b.xor(word, b.and_(b.load(to, align=4), kept)), to, align=4)
 
 
