@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bnas import seeding
-from bnas.cost import BINARY_MACS_PER_REAL, measure
+from bnas.cost import BINARY_MACS_PER_REAL, measure_made
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
 from bnas.options import check_number
@@ -128,7 +128,7 @@ class Costs:
                 network = self._space.build(genotype, self._spec)
             if self._latency is not None:
                 latency = self._latency(self._space.build(genotype, self._spec))
-        total = measure(network, self._spec.input_shape, as_deployed=True)
+        total = measure_made(network, self._spec.input_shape, as_deployed=True)
         return Cost(total.macs_real, total.macs_binary, total.weight_bytes, latency)
 
 

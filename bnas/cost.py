@@ -156,11 +156,11 @@ def _leaves(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _only_shapes(module: nn.Module) -> None:
-    """Binarizing weights and comparing with thresholds takes most of the time without memory, and changes no shape."""
+    """Binarizing, comparing and normalizing take most of the time without memory, and change no shape."""
     if type(module) is BinaryConv2d:
         filters = module.weight.new_empty(_filters(module), *module.weight.shape[1:])
         module.forward = lambda x: module.convolve(x, filters)  # type: ignore[method-assign]
-    elif type(module) is NormBinarize:
+    elif type(module) in (NormBinarize, nn.BatchNorm1d, nn.BatchNorm2d):
         module.forward = lambda x: torch.empty_like(x)  # type: ignore[method-assign]
 
 
@@ -176,7 +176,18 @@ def measure(
     `forward(model, x)` runs a model that wants more than x (gates). `as_deployed` counts every binarizable layer as
     binary, whatever its scheme: what a searched network will cost, seen from a super-network with real weights.
     """
-    shadow = copy.deepcopy(model).to("meta").eval()
+    return measure_made(copy.deepcopy(model).to("meta"), input_shape, forward=forward, as_deployed=as_deployed)
+
+
+def measure_made(
+    shadow: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    forward: Callable[[Any, Tensor], Any] | None = None,
+    as_deployed: bool = False,
+) -> NetworkCost:
+    """`measure` of a network that was made on the meta device for nothing else: it is not copied, and of no use after."""
+    shadow.eval()
     layers: list[LayerCost] = []
     for name, module in _leaves(shadow).items():
 

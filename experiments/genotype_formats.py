@@ -13,15 +13,7 @@ from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
 from bnas.registry import Registry
 from bnas.space import SearchSpace
 from experiments import yaml_file
-from experiments.plot import (
-    FAMILIES,
-    UNSEARCHED_COLOR,
-    draw_genotype,
-    figure_bytes,
-    graphs_of,
-    operation_family,
-    operation_text,
-)
+from experiments.graph_words import FAMILIES, UNSEARCHED_COLOR, graphs_of, operation_family, operation_text
 from search_spaces.cell_network import INPUTS, edge_name
 from search_spaces.cells import CellSpace
 
@@ -89,6 +81,9 @@ def _quoted(text: object) -> str:
 
 def _picture(suffix: str) -> Writer:
     def write(space: SearchSpace, genotype: Genotype, about: About | None) -> bytes:
+        # Takes as long to import as half of torch; most commands draw nothing.
+        from experiments.plot import draw_genotype, figure_bytes
+
         return figure_bytes(draw_genotype(space, genotype), suffix)
 
     return write

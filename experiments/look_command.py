@@ -12,10 +12,10 @@ from experiments import api, deployment, latency_report, sources
 from experiments.commands import DONE
 from experiments.config import Job
 from experiments.console import facts, print_cost, say, table, write_json
+from experiments.graph_words import graphs_of
 from experiments.job_files import load_job, make_job
 from experiments.job_text import our_defaults
 from experiments.network import find_trained, load_trained
-from experiments.plot import draw_genotype, graphs_of, save_figure
 from experiments.yaml_file import scalar
 from search_spaces import space_of
 
@@ -72,6 +72,8 @@ def _summarized(source: str, job: str | None, settings: Sequence[str]) -> tuple[
 
 
 def plot(source: Path, to: Path | None, round: int | None, json_file: Path | None) -> int:
+    from experiments.plot import draw_genotype, save_figure
+
     genotype = sources.read_genotype(source, round)
     space = space_of(genotype)
     target = to or (source / "genotype.png" if source.is_dir() else source.with_suffix(".png"))

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bnas import atomic
-from bnas.errors import BnasError
+from bnas.errors import BnasError, nearest
 from bnas.genotype import FORMAT, LARGEST_FILE_BYTES, Genotype
 from bnas.rundir import RunDir, retraining_at
 from experiments import api
 from experiments.config import Job, JobError
 from experiments.job_files import load_job, set_up, shipped_jobs
-from search_spaces.published import about
+from search_spaces.published import about, names
 
 
 @contextlib.contextmanager
@@ -71,7 +71,8 @@ def read_genotype(source: Path, round: int | None) -> Genotype:
     """The genotype of a run (of that round; null: the last), of a file, or of a published name."""
     if not source.is_file() and not (round is None and api.is_published(source)):
         if not source.exists():
-            raise BnasError(f"there is no file or folder {source}")
+            close = nearest(str(source), names())
+            raise BnasError(f"there is no file or folder {source}, and no published genotype of that name.{close}")
         return api.genotype_of_round(RunDir(source).files_for_search(), round)
     if round is not None:
         raise BnasError(f"--round chooses a round of a run; {source} is a file with one genotype")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnas.space import NetSpec
-from experiments import plot
+from experiments import graph_words, plot
 from experiments.edge_notes import annotate
 from search_spaces import make_space
 
@@ -69,4 +69,4 @@ def test_notes_and_what_is_opened_stand_in_the_picture() -> None:
     assert ">2 groups of 4, W1 A1<" in drawing
     assert ">rprelu<" in drawing
     assert "scheme bats<" in drawing
-    assert plot.operation_family("zeroise") == "zero"
+    assert graph_words.operation_family("zeroise") == "zero"

@@ -1,5 +1,6 @@
 """Searches and retrainings that are killed at any moment, or stopped, end exactly as ones that were left alone."""
 
+import functools
 import os
 import random
 import shlex
@@ -125,13 +126,16 @@ def works(images: Path) -> dict[str, Work]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(works: dict[str, Work], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    results = {}
-    for name, work in works.items():
+def uninterrupted(works: dict[str, Work], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result]:
+    """Of a work by name; each is run once, and only where a test asks for it."""
+
+    @functools.cache
+    def finished(name: str) -> Result:
         run = tmp_path_factory.mktemp(name) / "run"
-        assert os.waitpid(forked((*work.line, "--run", str(run))), 0)[1] == 0
-        results[name] = result(work, run)
-    return results
+        assert os.waitpid(forked((*works[name].line, "--run", str(run))), 0)[1] == 0
+        return result(works[name], run)
+
+    return finished
 
 
 def result(work: Work, run: Path) -> Result:
@@ -175,7 +179,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_killed_at_random_moments(
     name: str,
     works: dict[str, Work],
-    uninterrupted: dict[str, Result],
+    uninterrupted: Callable[[str], Result],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -198,20 +202,20 @@ def test_killed_at_random_moments(
         reached.append(len(history.read()))
     # Kills that hit nothing would prove nothing.
     assert len(set(reached)) > 2
-    assert reached[-1] < len(uninterrupted[name][1])
+    assert reached[-1] < len(uninterrupted(name)[1])
     said = bnas(capsys, *work.line, "--run", run)
     assert (said.code, said.err) == (0, "")
-    assert equal(result(work, run), uninterrupted[name])
+    assert equal(result(work, run), uninterrupted(name))
     assert not list(run.rglob("*.part"))
 
 
 def test_killed_at_the_change_of_stage(
-    works: dict[str, Work], uninterrupted: dict[str, Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    works: dict[str, Work], uninterrupted: Callable[[str], Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "retraining_in_two_stages"
     work, run = works[name], tmp_path / "run"
     # Two of four epochs of six steps.
-    assert [record["stage"] for record in uninterrupted[name][1]] == ["real-weights"] * 12 + ["binary"] * 12
+    assert [record["stage"] for record in uninterrupted(name)[1]] == ["real-weights"] * 12 + ["binary"] * 12
     history = History(work.files(run).history)
     for rounds in (11, 12, 13, 15):
         child = forked((*work.line, "--run", str(run)))
@@ -223,14 +227,14 @@ def test_killed_at_the_change_of_stage(
     assert found is not None
     assert (found.state["stage"], found.rounds_done < 20) == (1, True)
     assert bnas(capsys, *work.line, "--run", run).code == 0
-    assert equal(result(work, run), uninterrupted[name])
+    assert equal(result(work, run), uninterrupted(name))
 
 
 @pytest.mark.parametrize("name", ["search_by_gradient", "retraining_in_two_stages"])
 def test_sigterm_finishes_the_round_and_says_how_to_go_on(
     name: str,
     works: dict[str, Work],
-    uninterrupted: dict[str, Result],
+    uninterrupted: Callable[[str], Result],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -250,11 +254,11 @@ def test_sigterm_finishes_the_round_and_says_how_to_go_on(
     assert found.rounds_done == done < found.rounds_total
     again = next(line for line in out.splitlines() if line.startswith("to go on: bnas "))
     assert bnas(capsys, *shlex.split(again.removeprefix("to go on: bnas "))).code == 0
-    assert equal(result(work, run), uninterrupted[name])
+    assert equal(result(work, run), uninterrupted(name))
 
 
 def test_minutes_after_minutes_come_to_the_same_end(
-    works: dict[str, Work], uninterrupted: dict[str, Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    works: dict[str, Work], uninterrupted: Callable[[str], Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work, run = works["search_by_gradient"], tmp_path / "run"
     # A fifth of a second each, which is a few rounds.
@@ -266,4 +270,4 @@ def test_minutes_after_minutes_come_to_the_same_end(
         assert work.files(run).genotype.exists() == (said.code == 0)
     assert codes[0] == 3
     assert codes[-1] == 0
-    assert equal(result(work, run), uninterrupted["search_by_gradient"])
+    assert equal(result(work, run), uninterrupted("search_by_gradient"))

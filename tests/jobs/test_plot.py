@@ -12,7 +12,7 @@ import pytest
 
 from bnas.errors import BnasError
 from bnas.genotype import Genotype
-from experiments import plot
+from experiments import graph_words, plot
 from experiments.graph_layout import Layout, lay_out, parts
 from search_spaces import make_space
 
@@ -197,4 +197,4 @@ def test_a_space_without_graphs_is_an_error():
     ],
 )
 def test_operations_by_name(choice, text, family):
-    assert (plot.operation_text(choice), plot.operation_family(choice)) == (text, family)
+    assert (graph_words.operation_text(choice), graph_words.operation_family(choice)) == (text, family)
