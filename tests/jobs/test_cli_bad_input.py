@@ -319,7 +319,8 @@ def test_what_summary_and_plot_do_not_take(capsys, here):
     assert refused(capsys, "plot", "run", "--to", "a.gif").startswith(
         "a.gif: a picture is written as .png, .svg, .pdf;"
     )
-    assert refused(capsys, "plot", "nope") == "there is no file or folder nope"
+    missing = "there is no file or folder nope, and no published genotype of that name."
+    assert refused(capsys, "plot", "nope") == missing
 
 
 def test_init_overwrites_nothing_and_knows_the_names(capsys, here):
