@@ -239,6 +239,21 @@ def test_threads_do_not_change_results(monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_weights_are_laid_out_once_whatever_batches_come(monkeypatch):
+    lay_out, made = BinaryLayer._lay_out, []
+
+    def counted(layer, *form_and_pixels):
+        made.append((layer, *form_and_pixels))
+        return lay_out(layer, *form_and_pixels)
+
+    monkeypatch.setattr(BinaryLayer, "_lay_out", counted)
+    network = PackedNetwork(packed(trained(Cell("bats"))))
+    for count in (1, 3, 1, 5, 3):
+        network(images(count))
+    assert made
+    assert len(set(made)) == len(made)
+
+
 def test_logits_stay_when_the_network_runs_again():
     network = PackedNetwork(packed(trained(nn.Sequential(
         NormBinarize(3, SCHEME), BinaryConv2d(3, 5, 9, SCHEME), nn.Flatten()

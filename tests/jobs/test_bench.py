@@ -1,6 +1,7 @@
 """Benchmarks: what is compared before it is timed, what is printed and written. No test looks at a time."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def test_wrong_integers_get_no_time(
 def test_a_group_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     said = bnas(capsys, "bench", "kernels", "--group", "resnet")
     assert said.code == 2
-    assert "resnet18" in said.err
+    assert "no --group named 'resnet'; there are: linear, resnet18. Did you mean 'resnet18'?" in said.err
 
 
 def test_a_file_is_timed_without_naming_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +107,8 @@ def test_the_networks_that_are_made_have_a_real_twin(monkeypatch: pytest.MonkeyP
 
 
 def test_a_network_that_is_not_made_here_is_told_from_a_file() -> None:
-    with pytest.raises(BnasError, match="no file vgg; networks made here: birealnet18, bats20, vgg_small"):
+    known = "networks made here: birealnet18, bats20, vgg_small. Did you mean 'vgg_small'?"
+    with pytest.raises(BnasError, match=re.escape(f"there is no file vgg; {known}")):
         bench_model.run(Path("vgg"), [1], 1, 3, None)
 
 
@@ -118,8 +120,24 @@ def test_rivals_compute_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found) == {"fp32 NCHW", "fp32 NHWC", "bf16"}
     expected = found["fp32 NCHW"]()
     assert expected.numel() * 12 // 4 * 25 == shape.products(2)
-    for call in (*found.values(), *in_int8(shape, x, w).values()):
-        assert tuple(np.shape(call() if not isinstance(result := call(), list) else result[0])) == tuple(expected.shape)
+    for call in found.values():
+        torch.testing.assert_close(call().float(), expected, rtol=1e-2, atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [SHAPES["resnet18"][1], SHAPES["linear"][0]], ids=["convolution", "linear"])
+def test_rivals_in_int8_compute_the_layer(shape: Shape) -> None:
+    pytest.importorskip("onnxruntime")
+    x, w = bench_kernels.operands(shape, 2)
+    expected = in_torch(shape, torch.from_numpy(x), torch.from_numpy(w))["fp32 NCHW" if shape.kernel else "fp32"]()
+    found = {name: call() for name, call in in_int8(shape, x, w).items()}
+    assert set(found) == {"int8 torch", "int8 onnxruntime"}
+    assert found["int8 torch"].dtype == torch.quint8
+    (by_onnxruntime,) = found["int8 onnxruntime"]
+    assert by_onnxruntime.dtype == np.uint8
+    in_reals = torch.from_numpy(by_onnxruntime).float().sub(128).mul(0.5)
+    # Inputs in steps of 0.05 and sums in steps of 0.5, of which 8 bits hold 256.
+    for result in (found["int8 torch"].dequantize(), in_reals):
+        torch.testing.assert_close(result, expected.clamp(-64, 63.5), rtol=0, atol=1.5)
 
 
 def test_a_network_in_int8_is_a_rival() -> None:
