@@ -1,4 +1,4 @@
-"""The CPU's real-valued sums and pools against torch: exact where every sum is, else to the stated rounding."""
+"""The CPU's real-valued sums, pools and joins against torch: exact where every sum is, else to the stated rounding."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,10 @@ from bnas.deploy.ir import Op
 from bnas.deploy.real_layers import real_layer, run_real_layer
 from bnas.deploy.real_ops import REAL_OPS
 from bnas.deploy.shapes import Value, pooled
+from bnas.kernels import reference
+from bnas.kernels.cpu.compare import compare
 from bnas.kernels.cpu.jit import run_in_turn
-from bnas.kernels.cpu.layer import Epilogue
+from bnas.kernels.cpu.layer import Epilogue, Threshold
 from bnas.kernels.cpu.plan import InTurn
 from bnas.kernels.cpu.real_conv import RealConv
 from bnas.kernels.cpu.real_join import join
@@ -142,6 +144,29 @@ def test_joined_maps_round_as_operations_one_by_one(sizes):
         out = np.full(expected.shape, np.nan, np.float32)
         join([x.numpy() for x in maps], [x.numpy() for x in others], follows, out)()
         assert torch.equal(torch.from_numpy(out), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 3]),
+    st.integers(0, 99),
+)
+def test_comparisons_of_maps_side_by_side_equal_the_reference(sizes, comparisons, groups, seed):
+    sizes[-1] += -sum(sizes) % groups
+    generator, channels = np.random.default_rng(seed), sum(sizes)
+    # Few different values, so that many are equal to what they are compared with.
+    maps = [generator.integers(-3, 4, (2, 7, 5, size)).astype(np.float32) for size in sizes]
+    value, flip = (
+        generator.integers(-3, 4, (comparisons, channels)).astype(np.float32),
+        generator.random(channels) < 0.5,
+    )
+    whole = np.concatenate(maps, axis=3).transpose(0, 3, 1, 2)
+    expected = np.bitwise_xor.reduce([reference.threshold_pack(whole, row, flip, groups) for row in value])
+    out = np.full(expected.shape, 0xFFFFFFFF, np.uint32)
+    compare(maps, Threshold(value, flip), out)()
+    assert np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize(("most", "wanted"), [(0, [1, min(2, config.NUMBA_NUM_THREADS), 1]), (30, [1, 1, 1])])
