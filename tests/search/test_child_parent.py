@@ -10,6 +10,7 @@ from bnas.budget import Budget
 from bnas.data import Batches, ImageSet, Normalization
 from bnas.errors import BnasError
 from bnas.feasible import Feasible
+from bnas.scoring import PathScore
 from bnas.space import NetSpec
 from bnas.strategy import SearchTask
 from bnas.training.updates import latent_weights
@@ -50,7 +51,7 @@ def test_scores_of_both_forms() -> None:
     assert Abandon(task(), AbandonOptions()).judge({"child": 0.6}) == 0.6
 
 
-def test_child_and_parent_are_two_networks_on_the_same_paths() -> None:
+def test_child_and_parent_are_two_networks_on_the_same_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     search = ChildParent(task(), ChildParentOptions(repeats=1, draw_steps=2, round_steps=2))
     child, parent = search._members["child"].net, search._members["parent"].net
     assert latent_weights(child)
@@ -60,10 +61,14 @@ def test_child_and_parent_are_two_networks_on_the_same_paths() -> None:
     paths: dict[str, list] = {"child": [], "parent": []}
     for role, member in search._members.items():
         member.net.register_forward_pre_hook(lambda _, args, role=role: paths[role].append(args[1]))
+    scored: dict[Any, Any] = {}
+    score = PathScore.__call__
+    monkeypatch.setattr(PathScore, "__call__", lambda s, gates: scored.update({s.net: gates}) or score(s, gates))
     search.run_round()
-    # Two steps and the three batches of 18 images that are whole, less the one that the panel looks at.
-    assert [len(p) for p in paths.values()] == [2 + 2 + 1, 2 + 2]
-    assert paths["child"][:4] == paths["parent"]
+    # Two steps, and what the panel looks at.
+    assert [len(p) for p in paths.values()] == [2 + 1, 2]
+    assert paths["child"][:2] == paths["parent"]
+    assert scored == {child: paths["child"][0], parent: paths["parent"][0]}
     assert all(len(active) == 1 for gates in paths["child"] for active in gates.active.values())
     assert len({str(gates.active) for gates in paths["child"]}) == 1
 
