@@ -77,7 +77,7 @@ def _some(job, task, thread):  # type: ignore[no-untyped-def]
         for k in range(j.comparisons):
             compare_line(
                 number_at(run) + first * step, step, pixels, j.thresholds + k * j.threshold_bytes + 4 * channel,
-                j.signs + 4 * channel, count, -1 if k else 0, to,
+                j.signs + 4 * channel, count, -1 if k else 0, to, 4,
             )  # fmt: skip
         to += 4 * PIXELS_AT_ONCE
         channel += count
