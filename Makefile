@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test install clean
 
+# Modules are compiled where they are first imported, and not here: most of them never are.
 # The stamp is newer than what it was made from, so an environment is made once and brought up to date when these change.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[digits,onnx,test]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[digits,onnx,test]'
 	touch $@
 
 install: $(VENV)/.installed

@@ -53,6 +53,8 @@ ARGS: dict[str, Mapping[str, Any]] = {name: {"nodes": 2} for name in SIZES} | {
     "widths": {"network": "vgg_small", "ratios": [0.5, 1, 2]},
     "group_mobilenet": {"layers": [2, 2], "groups": [1, 2, 4], "group_channels": 1, "channels": 4},
     "fixed": {"networks": ["resnet20", "binary_densenet28", "meliusnet_a"]},
+    # Twice as many convolutions an edge; the other cells have edges that compete.
+    "darts": {"nodes": 1},
 }
 # Their records describe the candidate at hand, not the answer so far.
 BY_CANDIDATE = ("random", "successive_halving")

@@ -171,8 +171,10 @@ def test_fresh_memory_is_written_whole(poisoned, backend, channels):
     a, b = signs(5, channels), signs(18, channels, seed=1)
     assert np.array_equal(backend.matmul(pack_matrix(a), pack_matrix(b), channels), a @ b.T)
     real = x.astype(np.float32)
-    words = backend.threshold_pack(real, np.zeros(3 * channels, np.float32), np.zeros(3 * channels, bool), 3)
-    assert np.array_equal(words, pack_activations(x, 3))
+    by_pixel = np.ascontiguousarray(real.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for features in (real, by_pixel):
+        words = backend.threshold_pack(features, np.zeros(3 * channels, np.float32), np.zeros(3 * channels, bool), 3)
+        assert np.array_equal(words, pack_activations(x, 3))
 
 
 @st.composite

@@ -9,10 +9,8 @@ from bnas.training.recipe import Recipe
 from bnas.training.trainer import Trainer
 from tests.core.tiny_training import Tiny, batches
 
-# One of each kind of parts; tests/contracts/test_schemes.py holds what is true of all.
-LEARNING = ("real", "binary-activations", "bnn", "xnor", "bats", "adabin", "self-binarizing", "cbcn", "eedn", "dorefa")
-
-LEARNING += ("lqnet", "least-squares")
+# One of each kind of parts; others learn in tests/contracts/test_sanity.py, and test_schemes.py holds what is true of all.
+LEARNING = ("real", "bnn", "xnor", "adabin", "self-binarizing", "cbcn", "eedn", "dorefa", "lqnet", "least-squares")
 
 
 @pytest.mark.parametrize("scheme", LEARNING)

@@ -73,7 +73,8 @@ def test_every_strategy_is_covered():
     assert set(tiny_chain.OPTIONS) == set(STRATEGIES)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+# By gradient, and candidate by candidate; test_never_lose_work.py kills every strategy.
+@pytest.mark.parametrize("strategy", ["darts", "random"])
 def test_a_stopped_and_continued_search_equals_an_uninterrupted_one(tmp_path, images, strategy):
     job = tiny_chain.job(images, strategy=strategy)
     whole = api.search(job, tmp_path / "whole")

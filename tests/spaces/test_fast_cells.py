@@ -33,7 +33,9 @@ SIZES: dict[str, dict[str, Any]] = {
 def made(case: str, scheme: str = "binary-activations") -> tuple[SearchSpace, Any]:
     """The space and its super-network in float64, in training."""
     name, *words = case.split()
-    space = make_space(name.strip("+"), {"nodes": 3, "open": tuple(words) if "+" in name else ()})
+    # Three nodes, where two edges read one node of the cell; two where a case differs in something else.
+    nodes = 3 if case in ("bats", "bnas_gist", "cp_nas", "bnas_beihang", "darts") else 2
+    space = make_space(name.strip("+"), {"nodes": nodes, "open": tuple(words) if "+" in name else ()})
     spec = NetSpec((2, 8, 8), 3, scheme, {}, {"cells": 3, **SIZES[case]})
     with seeding.borrowed(0, "fast cells"):
         net = space.supernet(spec)
