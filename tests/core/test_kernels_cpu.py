@@ -54,8 +54,12 @@ def test_threads_do_not_change_the_sums(two_threads, monkeypatch, form):
     sums = np.empty(expected.shape, np.int32)
     plan = layer.plan(words, Outputs(sums=sums))
     assert plan.tasks > 3
-    plan()
-    assert np.array_equal(sums, expected)
+    assert plan.threads() == 2
+    # Two threads in one place may get by once.
+    for _ in range(30):
+        sums.fill(0x5A5A5A5A)
+        plan()
+        assert np.array_equal(sums, expected)
 
 
 @st.composite
@@ -97,10 +101,15 @@ def test_threads_do_not_change_packed_bits(two_threads, monkeypatch):
     x = np.random.default_rng(0).standard_normal((3, 34, 5, 7)).astype(np.float32)
     value, flip = x[0, :, 0, 0].copy(), np.arange(34) % 2 == 0
     expected = reference.threshold_pack(x, value, flip, 2)
-    pack = get_backend("cpu").threshold_pack
-    assert np.array_equal(pack(x, value, flip, 2), expected)
+    pack, empty = get_backend("cpu").threshold_pack, np.empty
     by_pixel = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    assert np.array_equal(pack(by_pixel, value, flip, 2), expected)
+    for features in (x, by_pixel):
+        # Compiled first: the compiler does not know the function below.
+        assert np.array_equal(pack(features, value, flip, 2), expected)
+        with monkeypatch.context() as patch:
+            # What a thread leaves out is not what the first call wrote there.
+            patch.setattr(np, "empty", lambda *given, **options: ~np.zeros_like(empty(*given, **options)))
+            assert np.array_equal(pack(features, value, flip, 2), expected)
 
 
 def test_the_backend_says_which_inner_loops_run():
