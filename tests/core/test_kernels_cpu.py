@@ -1,6 +1,7 @@
 """The CPU kernels beyond what every back end promises: threads, machine code, the cache on disk."""
 
 import dataclasses
+import inspect
 import itertools
 import re
 import subprocess
@@ -21,7 +22,7 @@ from bnas.kernels.cpu import jit, popcount
 from bnas.kernels.cpu.filter_tables import FILTER_TABLES
 from bnas.kernels.cpu.forms import forms_here, quickest
 from bnas.kernels.cpu.layer import BinaryLayer, Outputs, Threshold
-from bnas.kernels.cpu.micro import emit_filter_tables, emit_popcount, emit_tables
+from bnas.kernels.cpu.micro import FOUR, ONE, TWO, emit_filter_tables, emit_popcount, emit_tables
 from bnas.kernels.cpu.popcount import POPCOUNT
 from bnas.kernels.cpu.tables import TABLES
 from bnas.kernels.geometry import Geometry
@@ -181,7 +182,7 @@ def machine_code(emit, tile, cpu):
     binding.initialize_all_asmprinters()
     module = ir.Module()
     module.triple = "x86_64-unknown-linux-gnu"
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 7)
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * (len(inspect.signature(emit).parameters) - 2))
     function = ir.Function(module, kind, "inner")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     emit(builder, tile, *function.args)
@@ -216,16 +217,17 @@ def test_words_are_counted_by_vector_popcount_in_registers(cpu, tile):
     assert not [line for line in loop if "(%rsp" in line and "zmm" in line]
 
 
-@pytest.mark.parametrize("vectors", [4, 2, 1])
+@pytest.mark.parametrize("tile", [FOUR, TWO, ONE], ids=str)
 @pytest.mark.parametrize("emit", [emit_tables, emit_filter_tables])
-def test_tables_are_looked_up_by_byte_shuffles_in_registers(emit, vectors):
-    loop = innermost_loop(machine_code(emit, vectors, "znver3"), "vpshufb")
+def test_tables_are_looked_up_by_byte_shuffles_in_registers(emit, tile):
+    loop = innermost_loop(machine_code(emit, tile, "znver3"), "vpshufb")
     shuffles = [line for line in loop if line.startswith("vpshufb")]
-    assert len(shuffles) == 3 * vectors
+    sums = tile.tables * tile.vectors
+    assert len(shuffles) == 3 * sums
     assert not [line for line in loop if "(%rsp" in line and "ymm" in line]
     # Two of three steps are added to the third, and then the bytes and their upper halves to what there is.
-    assert len([line for line in loop if line.startswith("vpaddb")]) == 4 * vectors
-    assert len([line for line in loop if line.startswith(("vpand", "vpsrlw"))]) == 2 * vectors
+    assert len([line for line in loop if line.startswith("vpaddb")]) == 4 * sums
+    assert len([line for line in loop if line.startswith(("vpand", "vpsrlw"))]) == 2 * sums
 
 
 USE = """

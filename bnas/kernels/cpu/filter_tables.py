@@ -10,7 +10,7 @@ from numba import carray
 from bnas.kernels.cpu.compiled import fill, finish, task_of
 from bnas.kernels.cpu.jit import Tasks, compiled
 from bnas.kernels.cpu.job import JOB
-from bnas.kernels.cpu.micro import BYTES, NO_BITS, STEPS_AT_ONCE, emit_filter_tables, inner_loop
+from bnas.kernels.cpu.micro import BYTES, FOUR, NO_BITS, ONE, STEPS_AT_ONCE, TWO, emit_filter_tables, look_ups
 from bnas.kernels.cpu.operands import (
     MOST_COUNTED,
     PIXELS_FINISHED,
@@ -18,6 +18,7 @@ from bnas.kernels.cpu.operands import (
     Form,
     Operands,
     columns_read,
+    fill_time,
     is_pointwise,
     lane_of_channel,
     look_up_time,
@@ -40,7 +41,7 @@ from bnas.kernels.packing import Words
 # Bytes of the places of a word: 8 times 4 channels, int16.
 WORD_PLACES = 16
 
-_four, _two, _one = (inner_loop(vectors, emit_filter_tables) for vectors in (4, 2, 1))
+_four, _two, _one = (look_ups(tile, emit_filter_tables) for tile in (FOUR, TWO, ONE))
 
 
 class FilterTables(Form):
@@ -51,8 +52,9 @@ class FilterTables(Form):
             return np.inf
         lines, length = _lines(g, g.out_size[0])
         counted = look_up_time(g, lines * -(-length // 2) * g.groups, _vectors(g))
-        # Measured: pixels read, and words of them; counts widened.
-        return counted + pixels_read(g) * (16 + 4 * g.groups * g.words) + 0.03 * out_pixels(g) * g.filters
+        # Measured: words spread, counts widened.
+        spread = 1.2 * pixels_read(g) * g.groups * g.words
+        return counted + fill_time(g) + spread + 0.03 * out_pixels(g) * g.filters
 
     def lay_out(self, weight_words: Words, g: Geometry, few_pixels: bool) -> Array:
         """For every 128, then 64 and 32 filters of a group, step after step, a byte of each filter."""
@@ -84,10 +86,10 @@ class FilterTables(Form):
             "source": lane_of_channel(g, source, _vectors(g) * BYTES),
         }
         scratch = {
-            # The last pixels have no neighbours: any words are read as theirs.
-            "words_at": g.groups * int(words["group_bytes"]) + g.stride[1] * 4 * g.words,
-            "acts_at": g.groups * group_bytes,
-            "sums_at": 2 * lanes * lines * 2 * -(-length // 2),
+            # The last pixels have no neighbours, and the last pairs neither: any words are read as theirs.
+            "words_at": g.groups * int(words["group_bytes"]) + 3 * g.stride[1] * 4 * g.words,
+            "acts_at": g.groups * group_bytes + 2 * g.stride[1] * places_bytes,
+            "sums_at": 2 * lanes * lines * 2 * _pairs(length),
             "counts_at": 4 * lanes * PIXELS_FINISHED,
         }
         return Operands(fields, {**scratch, **rows_of_pixels(g, g.groups * g.words)})
@@ -96,6 +98,11 @@ class FilterTables(Form):
 def _lines(g: Geometry, rows: int) -> tuple[int, int]:
     """So many output rows as lines of pixels with neighbours, and the length of a line."""
     return (1, rows * g.out_size[1]) if is_pointwise(g) else (rows, g.out_size[1])
+
+
+def _pairs(length: int) -> int:
+    """Pairs of pixels of a line, an even number of them."""
+    return -(-length // 4) * 2
 
 
 def _vectors(g: Geometry) -> int:
@@ -112,16 +119,16 @@ def _step_at(g: Geometry, line_bytes: int, places_bytes: int) -> Array:
 
 @compiled()
 def _spread(j, words, pixels, places):  # type: ignore[no-untyped-def]
-    """Places of so many pixels from their words."""
+    """Places of so many pixels, and of the two outputs behind them, from their words."""
     for g in range(j.groups):
         at, to = words + g * j.group_bytes, places + g * j.places_group_bytes
-        for w in range(pixels * j.words):
+        for w in range((pixels + 2 * j.stride_x) * j.words):
             put_places(at + 4 * w, at + 4 * w + j.stride_x * j.pixel_bytes, to + WORD_PLACES * w)
 
 
 @compiled()
-def _count(j, places, sums, lines, pairs):  # type: ignore[no-untyped-def]
-    """Counts of `pairs` pairs of pixels in each line, int16 [lines, pairs, 2, lanes]."""
+def _count(j, places, sums, lines, length, pairs):  # type: ignore[no-untyped-def]
+    """Counts of `length` pixels in each line, with room for `pairs` pairs: int16 [lines, pairs, 2, lanes]."""
     pitch, pair_bytes = 2 * j.lanes, 2 * j.stride_x * j.places_bytes
     for g in range(j.groups):
         group = places + g * j.places_group_bytes
@@ -133,14 +140,15 @@ def _count(j, places, sums, lines, pairs):  # type: ignore[no-untyped-def]
                 at = weights + BYTES * vectors * step
                 for line in range(lines):
                     acts, to = group + line * j.places_line_bytes, block + line * pairs * 2 * pitch
-                    for _ in range(pairs):
-                        if vectors == 4:
-                            _four(acts, offsets, many, at, to, pitch, step)
-                        elif vectors == 2:
-                            _two(acts, offsets, many, at, to, pitch, step)
+                    if vectors == 4:
+                        for pair in range((length + 1) // 2):
+                            _four(acts + pair * pair_bytes, offsets, many, at, 0, to + pair * 2 * pitch, pitch, step)
+                    for pair in range(0, pairs if vectors < 4 else 0, 2):
+                        here, out = acts + pair * pair_bytes, to + pair * 2 * pitch
+                        if vectors == 2:
+                            _two(here, offsets, many, at, pair_bytes, out, pitch, step)
                         else:
-                            _one(acts, offsets, many, at, to, pitch, step)
-                        acts, to = acts + pair_bytes, to + 2 * pitch
+                            _one(here, offsets, many, at, pair_bytes, out, pitch, step)
                 weights, block = weights + BYTES * vectors * j.steps, block + 2 * BYTES * vectors
                 left -= vectors
 
@@ -155,8 +163,8 @@ def _run(job, task, thread):  # type: ignore[no-untyped-def]
     lines, length = rows, j.out_width
     if j.is_pointwise:
         lines, length = 1, rows * j.out_width
-    pairs = (length + 1) // 2
-    _count(j, acts, sums, lines, pairs)
+    pairs = (length + 3) // 4 * 2
+    _count(j, acts, sums, lines, length, pairs)
     for line in range(lines):
         for x in range(0, length, PIXELS_FINISHED):
             here = min(PIXELS_FINISHED, length - x)

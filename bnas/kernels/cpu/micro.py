@@ -53,6 +53,18 @@ class Tile:
     filters: int
 
 
+@dataclass(frozen=True)
+class LookUps:
+    """What one run of look-ups counts: tables, of two filters or pixels each, by vectors of 32 pixels or filters."""
+
+    tables: int
+    vectors: int
+
+
+# Their sums fill 16 registers as far as others are not needed.
+FOUR, TWO, ONE = LookUps(1, 4), LookUps(2, 2), LookUps(2, 1)
+
+
 def pointer(b: Builder, address: Value, to: ir.Type) -> Value:
     return b.inttoptr(address, to.as_pointer())
 
@@ -107,71 +119,77 @@ def emit_popcount(
 
 
 def emit_tables(
-    b: Builder, vectors: int, acts: Value, offsets: Value, steps: Value, weights: Value, sums: Value, pitch: Value,
-    before: Value,
+    b: Builder, tile: LookUps, acts: Value, offsets: Value, steps: Value, weights: Value, weights_pitch: Value, sums: Value,
+    pitch: Value, before: Value,
 ) -> None:  # fmt: skip
-    """Add up to 63 steps, a multiple of 3, to int16 counts of two filters by 32 x `vectors` pixels at `sums`.
+    """Add up to 63 steps, a multiple of 3, to int16 counts of two filters a table by 32 pixels a vector at `sums`.
 
     `pitch`: bytes from one filter's to the next. They begin at 0 where no steps came `before`. Bytes of the pixels at
-    acts + offsets[step] (int64), of which the lowest 4 bits count; weights: for each step the place of the table, int16.
+    acts + offsets[step] (int64), of which the lowest 4 bits count; weights: for each step the place of the table, int16,
+    those of the next table `weights_pitch` bytes further.
     """
 
     def operands(step: Value) -> tuple[Value, Value]:
         at = b.add(weights, b.mul(step, I64(2)))
         return at, b.add(acts, load(b, b.add(offsets, b.mul(step, I64(8))), I64, 8))
 
-    _look_up(b, vectors, steps, operands, sums, pitch, before)
+    _look_up(b, tile, steps, operands, weights_pitch, sums, pitch, before)
 
 
 def emit_filter_tables(
-    b: Builder, vectors: int, acts: Value, offsets: Value, steps: Value, weights: Value, sums: Value, pitch: Value,
-    before: Value,
+    b: Builder, tile: LookUps, acts: Value, offsets: Value, steps: Value, weights: Value, acts_pitch: Value, sums: Value,
+    pitch: Value, before: Value,
 ) -> None:  # fmt: skip
-    """The same for two pixels by 32 x `vectors` filters: a table's place at acts + offsets[step], and the filters' bytes."""
+    """The same for two pixels a table by 32 filters a vector: the place of a table at acts + offsets[step], filters' bytes."""
 
     def operands(step: Value) -> tuple[Value, Value]:
         at = b.add(acts, load(b, b.add(offsets, b.mul(step, I64(8))), I64, 8))
-        return at, b.add(weights, b.mul(step, I64(BYTES * vectors)))
+        return at, b.add(weights, b.mul(step, I64(BYTES * tile.vectors)))
 
-    _look_up(b, vectors, steps, operands, sums, pitch, before)
+    _look_up(b, tile, steps, operands, acts_pitch, sums, pitch, before)
 
 
 def _look_up(
-    b: Builder, vectors: int, steps: Value, operands: Callable[[Value], tuple[Value, Value]], sums: Value, pitch: Value,
-    before: Value,
+    b: Builder, tile: LookUps, steps: Value, operands: Callable[[Value], tuple[Value, Value]], place_pitch: Value,
+    sums: Value, pitch: Value, before: Value,
 ) -> None:  # fmt: skip
-    """operands(step): where the place of its table lies, and its bytes."""
+    """operands(step): where the place of its first table lies, and its bytes."""
     half, whole, pairs = ir.VectorType(I8, TABLE_BYTES), ir.VectorType(I8, BYTES), ir.VectorType(I16, BYTES // 2)
     shuffle = cgutils.get_or_insert_function(b.module, ir.FunctionType(whole, [whole, whole]), "llvm.x86.avx2.pshuf.b")
     twice = ir.VectorType(I32, BYTES)([*range(TABLE_BYTES)] * 2)
     tables = b.ptrtoint(_tables_of_two(b.module), I64)
-    all_of_it, upper = ([cgutils.alloca_once_value(b, whole(None)) for _ in range(vectors)] for _ in range(2))
+    each = [(t, v) for t in range(tile.tables) for v in range(tile.vectors)]
+    all_of_it, upper = ({at: cgutils.alloca_once_value(b, whole(None)) for at in each} for _ in range(2))
     with cgutils.for_range(b, b.udiv(steps, I64(STEPS_TOGETHER))) as loop:
-        added: list[Value] = [None] * vectors
+        added: dict[tuple[int, int], Value] = {}
         for i in range(STEPS_TOGETHER):
             place, at = operands(b.add(b.mul(loop.index, I64(STEPS_TOGETHER)), I64(i)))
-            start = b.add(tables, b.zext(load(b, place, I16, 2), I64))
-            table = b.shuffle_vector(load(b, start, half, TABLE_BYTES), half(ir.Undefined), twice)
-            for v in range(vectors):
-                found = b.call(shuffle, [table, load(b, plus(b, at, BYTES * v), whole, 1)])
-                added[v] = b.add(added[v], found) if i else found
-        for v in range(vectors):
-            high = b.and_(b.lshr(b.bitcast(added[v], pairs), pairs([4] * 16)), pairs([0x0F0F] * 16))
-            b.store(b.add(b.load(all_of_it[v]), added[v]), all_of_it[v])
-            b.store(b.add(b.load(upper[v]), b.bitcast(high, whole)), upper[v])
+            inputs = [load(b, plus(b, at, BYTES * v), whole, 1) for v in range(tile.vectors)]
+            for t in range(tile.tables):
+                start = b.add(tables, b.zext(load(b, place, I16, 2), I64))
+                table = b.shuffle_vector(load(b, start, half, TABLE_BYTES), half(ir.Undefined), twice)
+                place = b.add(place, place_pitch)
+                for v, bits in enumerate(inputs):
+                    found = b.call(shuffle, [table, bits])
+                    added[t, v] = b.add(added[t, v], found) if i else found
+        for e in each:
+            high = b.and_(b.lshr(b.bitcast(added[e], pairs), pairs([4] * 16)), pairs([0x0F0F] * 16))
+            b.store(b.add(b.load(all_of_it[e]), added[e]), all_of_it[e])
+            b.store(b.add(b.load(upper[e]), b.bitcast(high, whole)), upper[e])
     counts = ir.VectorType(I16, BYTES)
-    found_pairs = []
-    for v in range(vectors):
-        high = b.load(upper[v])
-        lower = b.sub(b.load(all_of_it[v]), b.shl(high, whole([4] * BYTES)))
-        for which, value in ((sums, lower), (b.add(sums, pitch), high)):
-            found_pairs.append((pointer(b, plus(b, which, 2 * BYTES * v), counts), b.zext(value, counts)))
+    found_counts = []
+    for t, v in each:
+        high = b.load(upper[t, v])
+        lower = b.sub(b.load(all_of_it[t, v]), b.shl(high, whole([4] * BYTES)))
+        for which, value in enumerate((lower, high)):
+            to = b.add(plus(b, sums, 2 * BYTES * v), b.mul(pitch, I64(2 * t + which)))
+            found_counts.append((pointer(b, to, counts), b.zext(value, counts)))
     with b.if_else(b.icmp_signed("==", before, I64(0))) as (first, later):
         with first:
-            for to, value in found_pairs:
+            for to, value in found_counts:
                 b.store(value, to, align=32)
         with later:
-            for to, value in found_pairs:
+            for to, value in found_counts:
                 b.store(b.add(b.load(to, align=32), value), to, align=32)
 
 
@@ -189,15 +207,29 @@ def _tables_of_two(module: Any) -> Any:
     return variable
 
 
-def inner_loop(tile: Tile | int, emit: Callable[..., None]) -> Any:
-    """The function that numba puts in line where it is called, with the seven arguments of `emit` as int64."""
+def popcounts(tile: Tile) -> Any:
+    """The function that numba puts in line where it is called, with the arguments of `emit_popcount` as int64."""
 
     @intrinsic
     def count_differing(typing_context, a, b, c, d, e, f, g):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            emit(builder, tile, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 7), generate
+        return _in_line(emit_popcount, tile, 7)
 
     return count_differing
+
+
+def look_ups(tile: LookUps, emit: Callable[..., None]) -> Any:
+    """The same with the arguments of `emit_tables` or `emit_filter_tables`."""
+
+    @intrinsic
+    def count_differing(typing_context, a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
+        return _in_line(emit, tile, 8)
+
+    return count_differing
+
+
+def _in_line(emit: Callable[..., None], tile: Tile | LookUps, arguments: int) -> tuple[Any, Callable[..., Any]]:
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Any:
+        emit(builder, tile, *values)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * arguments), generate

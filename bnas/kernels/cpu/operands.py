@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.kernels.cpu.jit import Tasks
-from bnas.kernels.cpu.micro import LANES, STEPS_TOGETHER
+from bnas.kernels.cpu.micro import FOUR, LANES, ONE, STEPS_TOGETHER, TWO
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import WORD_BITS, Words, full_words, words_for
 
@@ -18,8 +18,8 @@ Array = NDArray[Any]
 TASK_BYTES = 160 * 1024
 # Outputs that are finished together, while their counts are near.
 PIXELS_FINISHED = 16
-# Nanoseconds, measured with AVX2: three steps of a tile of look-ups, and of each vector in it.
-TILE_TIME, VECTOR_TIME = 1.7, 0.62
+# Nanoseconds of three steps of look-ups, measured with AVX2: one table for so many vectors.
+LOOK_UP_TIMES = {FOUR.vectors: 4.2, TWO.vectors: 2.3, ONE.vectors: 1.5}
 # Counts of look-ups have 16 bits.
 MOST_COUNTED = (1 << 16) - 1
 
@@ -99,6 +99,11 @@ def words_together(g: Geometry, rows: int) -> dict[str, int | Array]:
     }
 
 
+def fill_time(g: Geometry) -> float:
+    """Nanoseconds of `compiled.fill` for one image, measured with AVX2: words, and pixels of several groups."""
+    return pixels_read(g) * (3.4 * g.groups * g.words + (30 if g.groups > 1 else 0))
+
+
 def lane_of_channel(g: Geometry, source: Array, lanes: int) -> int | Array:
     """Where the count of each output channel lies, groups having `lanes` lanes each; 0: in its place."""
     group, place = np.divmod(source, g.group_filters)
@@ -124,7 +129,7 @@ def vector_tiles(vectors: int) -> list[int]:
 def look_up_time(g: Geometry, tables: int, vectors: int) -> float:
     """Nanoseconds of the look-ups of one image in `tables` tables of each step by so many vectors."""
     threes = steps_of_look_ups(g) // STEPS_TOGETHER
-    return threes * tables * (TILE_TIME * len(vector_tiles(vectors)) + VECTOR_TIME * vectors)
+    return threes * tables * sum(LOOK_UP_TIMES[tile] for tile in vector_tiles(vectors))
 
 
 def nibbles_of_weights(weight_words: Words, g: Geometry) -> Array:

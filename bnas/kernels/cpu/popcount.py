@@ -6,16 +6,16 @@ from numba import carray
 from bnas.kernels.cpu.compiled import fill, finish, task_of
 from bnas.kernels.cpu.jit import Tasks, compiled
 from bnas.kernels.cpu.job import JOB
-from bnas.kernels.cpu.micro import LANES, Tile, emit_popcount, inner_loop
+from bnas.kernels.cpu.micro import LANES, Tile, popcounts
 from bnas.kernels.cpu.operands import (
     PIXELS_FINISHED,
     Array,
     Form,
     Operands,
     columns_read,
+    fill_time,
     lane_of_channel,
     out_pixels,
-    pixels_read,
     rows_of_pixels,
     rows_of_task,
     tiled,
@@ -28,17 +28,16 @@ from bnas.kernels.packing import Words
 SEVEN_BY_ONE, ONE_BY_FOUR = Tile(7, 1), Tile(1, 4)
 MOST_PIXELS = 7
 
-_seven_by_one, _one_by_four = inner_loop(SEVEN_BY_ONE, emit_popcount), inner_loop(ONE_BY_FOUR, emit_popcount)
+_seven_by_one, _one_by_four = popcounts(SEVEN_BY_ONE), popcounts(ONE_BY_FOUR)
 
 
 class Popcount(Form):
     """Words; 16 filters are a vector."""
 
     def cost(self, g: Geometry, features: frozenset[str]) -> float:
-        # Of a word of 16 filters, measured with AVX512-VPOPCNTDQ and with AVX2; then of the words that are read.
+        # Of a word of 16 filters, measured with AVX512-VPOPCNTDQ and with AVX2.
         word_time = 0.45 if "avx512vpopcntdq" in features else 2.8
-        filled = pixels_read(g) * (23 + 4 * g.groups * g.words)
-        return word_time * out_pixels(g) * g.groups * _blocks(g) * g.taps * g.words + filled
+        return word_time * out_pixels(g) * g.groups * _blocks(g) * g.taps * g.words + fill_time(g)
 
     def lay_out(self, weight_words: Words, g: Geometry, few_pixels: bool) -> Array:
         """For every one or four blocks of 16 filters, step after step, a word of each filter."""

@@ -10,7 +10,18 @@ from numba import carray
 from bnas.kernels.cpu.compiled import finish, task_of
 from bnas.kernels.cpu.jit import Tasks, compiled
 from bnas.kernels.cpu.job import JOB
-from bnas.kernels.cpu.micro import BYTES, LANES, NO_TABLE, STEPS_AT_ONCE, TABLE_BYTES, emit_tables, inner_loop
+from bnas.kernels.cpu.micro import (
+    BYTES,
+    FOUR,
+    LANES,
+    NO_TABLE,
+    ONE,
+    STEPS_AT_ONCE,
+    TABLE_BYTES,
+    TWO,
+    emit_tables,
+    look_ups,
+)
 from bnas.kernels.cpu.operands import (
     MOST_COUNTED,
     PIXELS_FINISHED,
@@ -35,11 +46,9 @@ from bnas.kernels.cpu.vectors import number_at, put_word, word_at
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import WORD_BITS, Words, words_for
 
-# The most vectors whose sums fit 16 registers.
-MOST_VECTORS = 4
-PIXELS = MOST_VECTORS * BYTES
+PIXELS = FOUR.vectors * BYTES
 
-_four, _two, _one = (inner_loop(vectors, emit_tables) for vectors in (4, 2, 1))
+_four, _two, _one = (look_ups(tile, emit_tables) for tile in (FOUR, TWO, ONE))
 
 
 class Tables(Form):
@@ -49,10 +58,12 @@ class Tables(Form):
         if g.length > MOST_COUNTED:
             return np.inf
         counted = look_up_time(g, g.groups * _pairs(g), -(-out_pixels(g) // BYTES))
-        lines = 1 if is_pointwise(g) else rows_read(g, g.out_size[0])
-        planes = lines * g.groups * nibbles(g) * g.kernel[1]
-        # Measured: lines of planes, values compared, counts turned.
-        return counted + 6 * planes + 0.05 * g.height * g.width * g.channels + 0.1 * out_pixels(g) * g.filters
+        lines, length = (1, out_pixels(g)) if is_pointwise(g) else (rows_read(g, g.out_size[0]), g.out_size[1])
+        line_step, phases = _seen(g)
+        planes = lines / line_step * -(-length // BYTES) * g.groups * nibbles(g) * g.kernel[1] * (1 + phases) / 2
+        values = g.height / line_step * g.width / g.stride[1] * phases * g.channels
+        # Measured: vectors of planes, values compared, counts turned.
+        return counted + 3.3 * planes + 0.1 * values + 0.1 * out_pixels(g) * g.filters
 
     def lay_out(self, weight_words: Words, g: Geometry, few_pixels: bool) -> Array:
         """For every two filters the places of their tables, int16 [groups, pairs, steps]."""
@@ -67,6 +78,7 @@ class Tables(Form):
         lanes, width, pointwise = -(-g.filters // LANES) * LANES, g.out_size[1], is_pointwise(g)
         planes = g.groups * nibbles(g) * g.kernel[1]
         rows = rows_of_task(g, planes * width, threads)
+        line_step, phases = _seen(g)
         # Rows of an image lie by their remainder, so that taps of consecutive outputs do in spite of strides.
         class_bytes = -(-rows_read(g, rows) // g.stride[0]) * width + BYTES
         # An odd number of cache lines: what one pixel's taps read does not compete for the same places in the cache.
@@ -93,9 +105,8 @@ class Tables(Form):
             "nibbles": g.groups * nibbles(g),
             "bits_bytes": bits_bytes,
             "nibble_at": _nibble_at(g, bit_groups, phase_bytes * g.stride[1]),
-            # A kernel of one row or column sees no others.
-            "line_step": g.stride[0] if g.kernel[0] == 1 else 1,
-            "phases": g.stride[1] if g.kernel[1] > 1 else 1,
+            "line_step": line_step,
+            "phases": phases,
             "kernel_width": g.kernel[1],
             "column_at": phase * bits_bytes + place,
             "class_bytes": class_bytes,
@@ -121,8 +132,13 @@ class Tables(Form):
 
 
 def _pairs(g: Geometry) -> int:
-    """Pairs of filters of a group."""
-    return -(-g.group_filters // 2)
+    """Pairs of filters of a group, an even number of them."""
+    return -(-g.group_filters // 4) * 2
+
+
+def _seen(g: Geometry) -> tuple[int, int]:
+    """Each how many-th line is seen, and how many of `stride` pixels in it: a kernel of one row or column sees no others."""
+    return g.stride[0] if g.kernel[0] == 1 else 1, g.stride[1] if g.kernel[1] > 1 else 1
 
 
 def _nibble_at(g: Geometry, bit_groups: int, word_bytes: int) -> Array:
@@ -231,21 +247,23 @@ def _fill(j, n, y0, rows, acts, words, bits):  # type: ignore[no-untyped-def]
 @compiled()
 def _count(j, planes, sums, vectors):  # type: ignore[no-untyped-def]
     """Counts of so many vectors of pixels, int16 [groups, two filters of each pair, 128]."""
+    pitch = 2 * PIXELS
     for g in range(j.groups):
         acts, group_weights = planes + g * j.group_bytes, j.weights + g * j.weight_group_bytes
         for step in range(0, j.steps, STEPS_AT_ONCE):
             many = min(STEPS_AT_ONCE, j.steps - step)
             to, weights, offsets = sums + g * j.group_sums_bytes, group_weights + 2 * step, j.step_at + 8 * step
-            for _ in range(j.pairs):
+            for _ in range(0, j.pairs, 2):
                 at = 0
                 if vectors == 4:
-                    _four(acts, offsets, many, weights, to, 2 * PIXELS, step)
+                    _four(acts, offsets, many, weights, 0, to, pitch, step)
+                    _four(acts, offsets, many, weights + 2 * j.steps, 0, to + 2 * pitch, pitch, step)
                 if vectors & 2:
-                    _two(acts, offsets, many, weights, to, 2 * PIXELS, step)
+                    _two(acts, offsets, many, weights, 2 * j.steps, to, pitch, step)
                     at = 2 * BYTES
                 if vectors & 1:
-                    _one(acts + at, offsets, many, weights, to + 2 * at, 2 * PIXELS, step)
-                to, weights = to + 2 * 2 * PIXELS, weights + 2 * j.steps
+                    _one(acts + at, offsets, many, weights, 2 * j.steps, to + 2 * at, pitch, step)
+                to, weights = to + 4 * pitch, weights + 4 * j.steps
 
 
 def _run(job, task, thread):  # type: ignore[no-untyped-def]
