@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bnas.kernels.cpu.jit import Tasks, compiled
 from bnas.kernels.cpu.layer import Epilogue
-from bnas.kernels.cpu.micro import I64, LANES, Builder, Value, splat
+from bnas.kernels.cpu.micro import I64, LANES, Builder, Value, load, splat
 from bnas.kernels.cpu.plan import Plan, record
 from bnas.kernels.cpu.vectors import F32, followed, load_first, load_rows, store_first
 
@@ -74,11 +74,19 @@ def _pool(begin: float, join: Callable[[Builder, Value, Value], Value]) -> Any:
             x, rows, row_bytes, columns, column_bytes, divisor, parameters, stride, follows, out, count = arguments
             floats = ir.VectorType(F32, LANES)
             result = cgutils.alloca_once_value(b, floats([begin] * LANES))
-            with cgutils.for_range(b, rows) as row:
-                line = b.add(x, b.mul(row.index, row_bytes))
-                with cgutils.for_range(b, columns) as column:
-                    value = load_first(b, b.add(line, b.mul(column.index, column_bytes)), floats, count)
-                    b.store(join(b, b.load(result), value), result)
+
+            def joined(read: Callable[[Value], Value]) -> None:
+                with cgutils.for_range(b, rows) as row:
+                    line = b.add(x, b.mul(row.index, row_bytes))
+                    with cgutils.for_range(b, columns) as column:
+                        value = read(b.add(line, b.mul(column.index, column_bytes)))
+                        b.store(join(b, b.load(result), value), result)
+
+            with b.if_else(b.icmp_signed(">=", count, I64(LANES))) as (whole, part):
+                with whole:
+                    joined(lambda at: load(b, at, floats, 4))
+                with part:
+                    joined(lambda at: load_first(b, at, floats, count))
             with b.if_then(b.icmp_signed("!=", divisor, I64(0))):
                 b.store(b.fdiv(b.load(result), splat(b, b.sitofp(divisor, F32), LANES)), result)
             with b.if_then(b.icmp_signed("!=", follows, I64(0))):
