@@ -1,6 +1,7 @@
 """Each option of DARTS for what it changes, and the contract of strategies with the options on."""
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def test_nan_in_the_validation_loss_is_noticed(variant: str, monkeypatch: pytest
     loss = search._validation_loss
     monkeypatch.setattr(search, "_validation_loss", lambda step: loss(step) * float("nan"))
     with pytest.raises(NonFiniteLoss):
+        search.run_round()
+
+
+def test_an_alpha_that_is_not_finite_is_noticed_where_the_loss_is() -> None:
+    search = darts(alpha_warmup=0.9)
+    with torch.no_grad():
+        # Its gate is 0, and nothing else shows.
+        next(iter(search._alphas.of_decision.values()))[0] = -math.inf
+    with pytest.raises(NonFiniteLoss, match="an architecture weight is not a finite number"):
         search.run_round()
 
 
