@@ -117,6 +117,14 @@ def test_pools_equal_those_of_torch(attributes, channels, average, seed):
     assert torch.equal(run(real_layer(op, {}), x, expected.shape[1:]), expected)
 
 
+def test_a_nan_is_the_maximum_of_its_windows_as_in_torch():
+    x = torch.randn((1, 20, 6, 6), generator=torch.Generator().manual_seed(0))
+    x[0, 3, 2, 2] = x[0, 19, 5, 5] = torch.nan
+    found, expected = run(RealPool(kernel=(3, 3)), x, (20, 4, 4)), F.max_pool2d(x, 3, 1)
+    assert found.isnan().sum() == expected.isnan().sum() == 9 + 1
+    assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
+
+
 def test_the_average_of_a_whole_map():
     x = torch.randn((3, 40, 5, 7), generator=torch.Generator().manual_seed(0))
     op = Op("global_avg_pool", "pool", ("x",), "y")

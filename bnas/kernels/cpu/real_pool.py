@@ -35,7 +35,7 @@ REAL_POOL = np.dtype([(name, np.int64) for name in _FIELDS])
 class RealPool:
     """`kernel` None: the whole map. `average`: None for maxima, else whether pixels of the padding count.
 
-    What lies in no pixel but in the padding alone has the maximum -inf.
+    What lies in no pixel but in the padding alone has the maximum -inf; one NaN makes the maximum NaN.
     """
 
     def __init__(
@@ -99,7 +99,13 @@ def _pool(begin: float, join: Callable[[Builder, Value, Value], Value]) -> Any:
     return pool
 
 
-_maximum = _pool(-np.inf, lambda b, most, value: b.select(b.fcmp_ordered(">", value, most), value, most))
+def _larger(b: Builder, most: Value, value: Value) -> Value:
+    """A NaN stays one."""
+    is_larger = b.or_(b.fcmp_ordered(">", value, most), b.fcmp_unordered("uno", value, value))
+    return b.select(is_larger, value, most)
+
+
+_maximum = _pool(-np.inf, _larger)
 _sum = _pool(0.0, lambda b, total, value: b.fadd(total, value))
 
 
