@@ -23,6 +23,7 @@ from bnas.kernels.cpu.filter_tables import FILTER_TABLES
 from bnas.kernels.cpu.forms import forms_here, quickest
 from bnas.kernels.cpu.layer import BinaryLayer, Outputs, Threshold
 from bnas.kernels.cpu.micro import FOUR, ONE, TWO, emit_filter_tables, emit_popcount, emit_tables
+from bnas.kernels.cpu.operands import rows_of_task
 from bnas.kernels.cpu.popcount import POPCOUNT
 from bnas.kernels.cpu.tables import TABLES
 from bnas.kernels.geometry import Geometry
@@ -61,6 +62,15 @@ def test_threads_do_not_change_the_sums(two_threads, monkeypatch, form):
         sums.fill(0x5A5A5A5A)
         plan()
         assert np.array_equal(sums, expected)
+
+
+@pytest.mark.parametrize(("images", "threads", "tasks"), [(1, 1, 3), (1, 2, 4), (1, 3, 3), (3, 2, 12), (0, 2, 0)])
+def test_each_thread_has_as_many_tasks(monkeypatch, images, threads, tasks):
+    """One image of 20 rows, 8 of which stay in the cache, is 3 tasks: two threads would wait for each other."""
+    monkeypatch.setattr("bnas.kernels.cpu.operands.TASK_BYTES", 800)
+    rows = rows_of_task(Geometry(images, 20, 8, 8, 8), 100, threads)
+    assert rows <= 8
+    assert images * -(-20 // rows) == tasks
 
 
 @st.composite

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bnas.errors import BnasError
-from bnas.kernels.cpu.forms import quickest
+from bnas.kernels.cpu.forms import features, quickest
 from bnas.kernels.cpu.job import JOB
 from bnas.kernels.cpu.micro import LANES
 from bnas.kernels.cpu.operands import Form, columns_read, is_pointwise, out_pixels, span
@@ -26,8 +26,6 @@ Array = NDArray[Any]
 
 # Images with fewer output pixels have weights of their own (a matrix times few rows).
 FEW_PIXELS = 4
-# Products of one thread in a microsecond, about, measured with AVX2.
-PRODUCTS_A_MICROSECOND = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +190,7 @@ class BinaryLayer:
             scratch_bytes += _whole(size, 64)
         put(scratch_bytes=scratch_bytes)
         chunks = -(-g.out_size[0] // int(job["rows"][0]))
-        tasks, microseconds = g.images * chunks, _microseconds(g)
+        tasks, microseconds = g.images * chunks, _microseconds(form, g)
         return LayerPlan(form.tasks, job, tasks, microseconds, scratch_bytes, kept, form=form, added=pairs)
 
     def _put_window(self, put: Callable[..., None], g: Geometry) -> None:
@@ -245,10 +243,9 @@ class BinaryLayer:
             )
 
 
-def _microseconds(g: Geometry) -> float:
+def _microseconds(form: Form, g: Geometry) -> float:
     """How long one thread takes, about."""
-    values = g.images * g.height * g.width * g.channels + g.pixels * g.filters
-    return g.macs / PRODUCTS_A_MICROSECOND + values / VALUES_A_MICROSECOND
+    return g.images * form.cost(g, features()) / 1_000 + g.pixels * g.filters / VALUES_A_MICROSECOND
 
 
 def _whole(number: int, of: int = LANES) -> int:

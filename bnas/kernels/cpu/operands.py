@@ -53,10 +53,11 @@ class Form(ABC):
 
 
 def rows_of_task(g: Geometry, row_bytes: int, threads: int) -> int:
-    """Output rows that one task makes: at least one task for each thread, and tasks of equal size."""
-    height = g.out_size[0]
-    rows = max(1, min(height, TASK_BYTES // row_bytes, -(-height * g.images // threads)))
-    return -(-height // -(-height // rows))
+    """Output rows that one task makes: tasks of equal size, and, as far as there are rows, as many for each thread."""
+    height, images = g.out_size[0], max(1, g.images)
+    tasks = images * -(-height // max(1, min(height, TASK_BYTES // row_bytes)))
+    of_an_image = -(-(-(-tasks // threads) * threads) // images)
+    return -(-height // min(height, of_an_image))
 
 
 def rows_read(g: Geometry, rows: int) -> int:
