@@ -1,4 +1,4 @@
-"""`bnas bench score`: paths of a super-network scored with binary convolutions of numbers and of packed bits, and together.
+"""`bnas bench score`: paths of a super-network scored with convolutions of numbers and of packed bits, apart and sharing.
 
 Paths are children of a few parents as `evolution` breeds them. First the logits of every path on one batch, and the
 scores, are compared to the last bit; where they differ there is no time. Images are noise: what a score costs does not
@@ -7,6 +7,7 @@ depend on what they show.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ KEYS = ("--batch", "--cells", "--channels")
 # Spaces of chains have sizes of their own.
 OF_CELLS = ("bats", "bnas_gist", "cp_nas", "bnas_beihang", "darts")
 DEFAULT = ("bats", "bnas_gist", "cp_nas", "widths", "group_mobilenet")
-# By form: convolutions, and whether paths are scored together. The first is what the others are compared with.
+# By form: convolutions, and whether paths share what they have in common. The first is what the others are compared with.
 FORMS = {"float": ("float", False), "packed": ("packed", False), "auto": ("auto", False), "shared": ("auto", True)}
 
 
@@ -97,16 +98,17 @@ def measure(name: str, setup: Setup, rounds: int) -> list[Row]:
     paths = [space.gates(genotype) for genotype in children(space, setup.parents, setup.paths)]
     train, val = setup.batches("train"), setup.batches("val")
     forms = {}
-    for form, (convolutions, together) in FORMS.items():
-        score = PathScore(net, train, val, setup.images, setup.norms, 2, convolutions=convolutions)
-        forms[form] = Population(score, paths, together)
+    for form, (convolutions, shares) in FORMS.items():
+        scored = net if shares else Uncut(net)
+        score = PathScore(scored, train, val, setup.images, setup.norms, 2, convolutions=convolutions)
+        forms[form] = partial(score.scores, paths)
     expected = logits(net, paths, val, "float"), forms["float"]()
     for form in list(FORMS)[1:]:
         if forms[form]() != expected[1] or not torch.equal(logits(net, paths, val, form), expected[0]):
             return differ(name, form)
     rows = timed(name, forms, rounds, "cpu", parts_of=("float", "shared"))
     its = {row.form: row.ms or 0.0 for row in rows}
-    say(f"{name}: {len(paths)} paths at once {ratio_text(its['auto'] / its['shared'])} as quick as one after the other")
+    say(f"{name}: {len(paths)} paths that share are scored {ratio_text(its['auto'] / its['shared'])} as quick as apart")
     return rows
 
 
@@ -127,24 +129,33 @@ def children(space: SearchSpace, parents: int, count: int) -> list[Genotype]:
     return list(found)
 
 
-@dataclass(frozen=True)
-class Population:
-    """Paths that are scored again and again."""
+class Uncut(Supernet):
+    """A super-network in one segment: different paths share nothing."""
 
-    score: PathScore
-    paths: Sequence[Gates]
-    together: bool
+    def __init__(self, net: Supernet) -> None:
+        super().__init__()
+        self.net = net
 
-    def __call__(self) -> list[float]:
-        return self.score.scores(self.paths) if self.together else [self.score(gates) for gates in self.paths]
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        logits: Tensor = self.net(x, gates)
+        return logits
+
+    def features(self, x: Tensor, gates: Gates) -> Tensor:
+        return self.net.features(x, gates)
+
+    def expected_cost(self, gates: Gates) -> tuple[Tensor, Tensor]:
+        return self.net.expected_cost(gates)
+
+    def state_for(self, genotype: Genotype) -> dict[str, Tensor]:
+        return self.net.state_for(genotype)
 
 
 @torch.no_grad()
 def logits(net: Supernet, paths: Sequence[Gates], val: Batches, form: str) -> Tensor:
     """Of the first batch, by its statistics: [paths, N, classes]."""
     images, _ = next(val.fixed(1))
-    convolutions, together = FORMS[form]
+    convolutions, shares = FORMS[form]
     with evaluating(net), packed_convolutions(net, convolutions), batch_statistics(net):
-        if together:
+        if shares:
             return SharedForward(net.segments, paths)(images)
         return torch.stack([net(images, gates) for gates in paths])

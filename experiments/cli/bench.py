@@ -116,7 +116,7 @@ def score(
     ] = None,
     scheme: Annotated[str, typer.Option(help="A scheme of one sign by one sign multiplies bits.")] = "xnor",
     batch: Annotated[int, typer.Option(min=2, help="Images at once.")] = 64,
-    images: Annotated[int, typer.Option(min=1, help="Images that a path is scored by.")] = 64,
+    images: Annotated[int, typer.Option(min=1, help="Images that a path is scored by.")] = 128,
     paths: Annotated[int, typer.Option(min=1, help="Paths, as evolution breeds them.")] = 10,
     parents: Annotated[int, typer.Option(min=1, help="Random paths that these are children of.")] = 3,
     cells: Cells = 8,
@@ -126,7 +126,7 @@ def score(
     rounds: Rounds = 5,
     json_file: JsonFile = None,
 ) -> None:
-    """Scoring a population of paths: binary convolutions of numbers against packed bits, one by one against together.
+    """Scoring a population of paths: binary convolutions of numbers against packed bits, apart against sharing.
 
     Example: [bold]bnas bench score --space bats --paths 4 --rounds 3 --threads 1[/bold]
     """

@@ -38,7 +38,7 @@ def test_each_form_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     assert forms == ["float", "packed", "auto", "shared"]
     assert "4.00x" in result.output
-    assert "2 paths at once 1.33x as quick as one after the other" in result.output
+    assert "2 paths that share are scored 1.33x as quick as apart" in result.output
     assert "convolution of bits" in result.output
 
 
