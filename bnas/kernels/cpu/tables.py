@@ -126,7 +126,7 @@ class Tables(Form):
             "sums_at": g.groups * group_sums_bytes,
             "counts_at": 4 * lanes * PIXELS_FINISHED,
             "words_at": pixel_words * phase_bytes * g.stride[1],
-            "bits_at": g.groups * nibbles(g) * g.stride[1] * bits_bytes,
+            "bits_at": g.groups * nibbles(g) * g.stride[1] * bits_bytes if g.kernel[1] > 1 else 0,
         }
         return Operands(fields, {**scratch, **rows_of_pixels(g, 0)})
 
@@ -214,7 +214,8 @@ def _line_of_words(j, at, inside, pixels, words):  # type: ignore[no-untyped-def
 def _fill(j, n, y0, rows, acts, words, bits):  # type: ignore[no-untyped-def]
     """The planes of output rows y0 .. y0 + rows at `acts`, a plane for each 4 channels and column of the kernel.
 
-    Words of a line, then 4 bits of each pixel as its bytes [nibbles][stride_x][pixels], are on their way.
+    Words of a line, then 4 bits of each pixel as its bytes [nibbles][stride_x][pixels], are on their way; where a kernel has
+    one column, these are the planes.
     """
     lines, length, pixels = (rows - 1) * j.stride_y + j.span_y, j.out_width, j.in_width
     if j.is_pointwise:
@@ -228,6 +229,8 @@ def _fill(j, n, y0, rows, acts, words, bits):  # type: ignore[no-untyped-def]
             about = j.nibble_at + 32 * nibble
             shift, mask, back = number_at(about + 8), number_at(about + 16), number_at(about + 24)
             of, to = words + number_at(about), bits + nibble * j.stride_x * j.bits_bytes
+            if j.kernel_width == 1:
+                to = row + nibble * j.plane_bytes
             for _ in range(j.phases):
                 if pixels <= 16:
                     put_16_nibbles(of, shift, mask, of + j.word_bytes, back, to)
@@ -235,7 +238,7 @@ def _fill(j, n, y0, rows, acts, words, bits):  # type: ignore[no-untyped-def]
                     for x in range(0, (pixels + j.stride_x - 1) // j.stride_x, BYTES):
                         put_32_nibbles(of + 4 * x, shift, mask, of + j.word_bytes + 4 * x, back, to + x)
                 of, to = of + j.phase_bytes, to + j.bits_bytes
-        for kx in range(j.kernel_width):
+        for kx in range(j.kernel_width if j.kernel_width > 1 else 0):
             of, to = bits + number_at(j.column_at + 8 * kx), row + kx * j.plane_bytes
             for _ in range(j.nibbles):
                 # The bytes copied at a time may reach into the next row, which is written later.
