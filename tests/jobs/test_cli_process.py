@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from bnas.genotype import Genotype
 from bnas.history import History, comparable
-from experiments import api
+from experiments import api, cli
 from tests.jobs.tiny_chain import bnas, started
 
 
@@ -19,19 +20,28 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("line", [["--help"], ["serch"], ["search", "x", "--sett", "1"]], ids=str)
-def test_help_and_a_mistyped_line_start_without_torch(line):
+def heavy(*line, folder):
+    """The command line in a process of its own, and what it imported of what takes long."""
     code = (
         "import sys\nfrom experiments.cli import main\n"
-        "try: main()\nfinally: print('heavy:', {'torch', 'matplotlib', 'numba'} & set(sys.modules))"
+        "try: main()\nfinally: print('heavy:', *sorted({'torch', 'matplotlib', 'numba'} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, timeout=60, check=False)
-    assert "heavy: set()" in found.stdout
+    command = [sys.executable, "-c", code, *map(str, line)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
-def test_the_same_seed_gives_the_same_genotype_in_another_process(tmp_path, chain):
-    code, _, err = finished(started("search", chain.job_file, "--run", "again", folder=tmp_path))
-    assert (code, err) == (0, "")
+@pytest.mark.parametrize("line", [["--help"], ["serch"], ["search", "x", "--sett", "1"]], ids=str)
+def test_help_and_a_mistyped_line_start_without_torch(tmp_path, line):
+    assert heavy(*line, folder=tmp_path).stdout.splitlines()[-1].strip() == "heavy:"
+
+
+def test_the_same_seed_gives_the_same_genotype_in_another_process_and_draws_nothing(tmp_path, chain):
+    done = heavy("search", chain.job_file, "--run", "again", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "heavy: torch"
     mine = api.load_genotype(chain.run / "genotype.json")
     assert Genotype.from_json((tmp_path / "again/genotype.json").read_text()) == mine
     records = [
