@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from bnas.genotype import Genotype
 from bnas.history import History, comparable
-from experiments import api, cli
-from tests.jobs.tiny_chain import bnas, started
+from experiments import api
+from tests.jobs.tiny_chain import CHECKOUT, bnas, started
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -27,7 +26,7 @@ def heavy(*line, folder):
         "try: main()\nfinally: print('heavy:', *sorted({'torch', 'matplotlib', 'numba'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, *map(str, line)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": CHECKOUT}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )

@@ -15,6 +15,8 @@ from experiments import cli
 from experiments.config import Job
 from experiments.job_files import make_job
 
+# For processes of their own: what is tested here, and not what may be installed.
+CHECKOUT = str(Path(__file__).parents[2])
 CLASSES = ("left", "middle", "right")
 SIZE = {"cells": 3, "channels": 4, "groups": 4, "shuffle_groups": 2}
 # A few rounds each, of a few steps.
@@ -92,7 +94,6 @@ def bnas(capsys: pytest.CaptureFixture[str], *words: object) -> Said:
 def started(*words: object, folder: Path, **options: Any) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     command = [sys.executable, "-c", "from experiments.cli import main; main()", *map(str, words)]
-    # The checkout, for where it is not installed.
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": CHECKOUT}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
