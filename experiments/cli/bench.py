@@ -165,7 +165,7 @@ def search(
     batch: StepBatch = 8,
     cells: Cells = 3,
     channels: Channels = 8,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of a round.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of a round.")] = 4,
     rounds: Annotated[int, typer.Option(min=2, help="Rounds of each search; the first is not timed.")] = 3,
     data: Annotated[str | None, typer.Option(help="A data set instead of noise of 32 x 32 pixels.")] = None,
     path: Annotated[str | None, typer.Option(help="Where that data set lies.")] = None,
