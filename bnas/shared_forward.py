@@ -3,7 +3,7 @@
 A forward is a row of segments (`Supernet.segments`), each of which reads some of the decisions. Paths that agree in what a
 segment and those in front of it read have the same state behind it, to the last bit. So paths are a trie of segments under
 choices, and each of its nodes is computed once. It is walked depth first, and a state is kept only where paths branch off
-behind it: at most one a segment.
+behind it: at most one a segment. Segments may change what they read in place: all branches but the last read a copy.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 
 from bnas.space import Gates, Segment
 
@@ -29,25 +29,24 @@ class SharedForward:
 
     def __call__(self, images: Tensor) -> Tensor:
         logits: dict[int, Tensor] = {}
-        for node in self._first:
-            # A network may change its images in place.
-            self._descend(node, images.clone() if self._count > 1 else images, images, logits)
+        self._branch_off(self._first, images.clone(), logits)
         return torch.stack([logits[path] for path in range(self._count)])
 
-    def _descend(self, node: "_Node", state: Any, images: Tensor, logits: dict[int, Tensor]) -> None:
+    def _branch_off(self, nodes: Sequence["_Node"], state: Any, logits: dict[int, Tensor]) -> None:
+        """Each node and what follows it, from a state that the last one may have for itself: segments work in place."""
+        for node in nodes[:-1]:
+            self._descend(node, tree_map_only(Tensor, Tensor.clone, state), logits)
+        self._descend(nodes[-1], state, logits)
+
+    def _descend(self, node: "_Node", state: Any, logits: dict[int, Tensor]) -> None:
         state = node.run(state)
         while len(node.next) == 1:
             (node,) = node.next
             state = node.run(state)
-        if not node.next:
+        if node.next:
+            self._branch_off(node.next, state, logits)
+        else:
             logits |= dict.fromkeys(node.paths, state)
-        was = _versions(state)
-        for branch in node.next:
-            if _versions(state) != was:
-                # What has read it has changed it in place.
-                state = node.state_again(images.clone())
-                was = _versions(state)
-            self._descend(branch, state, images, logits)
 
 
 class _Node:
@@ -56,10 +55,8 @@ class _Node:
     `parted`: other nodes run the same segment and need other statistics of its norms.
     """
 
-    def __init__(
-        self, before: "_Node | None", segment: Segment, gates: Gates, paths: Sequence[int], parted: bool
-    ) -> None:
-        self.before, self.paths, self.parted = before, paths, parted
+    def __init__(self, segment: Segment, gates: Gates, paths: Sequence[int], parted: bool) -> None:
+        self.paths, self.parted = paths, parted
         self.next: list[_Node] = []
         self._segment, self._gates = segment, gates
         self._statistics = _Statistics(segment.modules) if parted else None
@@ -69,18 +66,6 @@ class _Node:
         if self._statistics is None:
             return self._segment.run(state, self._gates)
         return self._statistics.around(lambda: self._segment.run(state, self._gates))
-
-    def state_again(self, images: Tensor) -> Any:
-        """The state behind the segment from the images of a batch that has been run already: norms do not note it twice."""
-        state = images if self.before is None else self.before.state_again(images)
-        buffers = [buffer for module in self._segment.modules for buffer in module.buffers()]
-        before = [buffer.clone() for buffer in buffers]
-        if self._statistics is not None:
-            self._statistics.put()
-        state = self._segment.run(state, self._gates)
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
-        return state
 
 
 class _Statistics:
@@ -95,15 +80,10 @@ class _Statistics:
         """What `run` gives, with these statistics; they are then as it leaves them."""
         if self._kept is None:
             return self._first(run)
-        self.put()
+        _copy(self._kept, self._live())
         state = run()
         _copy(self._live(), self._kept)
         return state
-
-    def put(self) -> None:
-        """These statistics into the norms."""
-        if self._kept is not None:
-            _copy(self._kept, self._live())
 
     def _first(self, run: Callable[[], Any]) -> Any:
         """From a fresh start. Of all candidates' norms, those that run are the same in every batch."""
@@ -137,7 +117,7 @@ def _branches(
     for path in paths:
         groups.setdefault(_read(segments[0], gates[path]), []).append(path)
     parted = estimates and (len(groups) > 1 or (before is not None and before.parted))
-    nodes = [_Node(before, segments[0], gates[its[0]], its, parted) for its in groups.values()]
+    nodes = [_Node(segments[0], gates[its[0]], its, parted) for its in groups.values()]
     for node in nodes:
         node.next = _branches(node, segments[1:], gates, node.paths, estimates)
     return nodes
@@ -147,7 +127,3 @@ def _read(segment: Segment, gates: Gates) -> Hashable:
     """Equal for gates under which the segment does the same; gates that are tensors are told apart by which they are."""
     names = sorted(gates.active) if segment.reads is None else segment.reads
     return tuple((name, gates.active[name], id(gates.weights.get(name))) for name in names)
-
-
-def _versions(state: Any) -> list[int]:
-    return [leaf._version for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
