@@ -68,7 +68,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, next(iter(options.items())))))
+@pytest.mark.parametrize("options", OPTIONS, ids=["packed", "float", "norms of batches", "autocast"])
 @pytest.mark.parametrize("name", SPACES)
 def test_paths_scored_together_are_scored_as_one_by_one(
     name: str, options: dict[str, Any], logits: list[Tensor]
