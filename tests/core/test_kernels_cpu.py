@@ -148,7 +148,10 @@ CHOICES = {
         {"channels": 512, "filters": 512, "size": 7},
         {"channels": 256, "filters": 512, "size": 14, "stride": (2, 2)},
         {"channels": 1024, "filters": 1024, "size": 1, "kernel": 1},
+        {"channels": 4096, "filters": 4096, "size": 8, "kernel": 1},
     ],
+    # Weights that no cache holds: bits are fewer bytes than places of tables.
+    POPCOUNT: [{"channels": 4096, "filters": 4096, "size": 1, "kernel": 1}],
 }
 
 

@@ -20,6 +20,8 @@ TASK_BYTES = 160 * 1024
 PIXELS_FINISHED = 16
 # Nanoseconds of three steps of look-ups, measured with AVX2: one table for so many vectors.
 LOOK_UP_TIMES = {FOUR.vectors: 4.2, TWO.vectors: 2.3, ONE.vectors: 1.5}
+# More bytes of weights than this come from behind the cache each time: nanoseconds a byte, measured with other work between.
+CACHED_BYTES, BYTE_TIME = 2**20, 0.05
 # Counts of look-ups have 16 bits.
 MOST_COUNTED = (1 << 16) - 1
 
@@ -128,9 +130,15 @@ def vector_tiles(vectors: int) -> list[int]:
 
 
 def look_up_time(g: Geometry, tables: int, vectors: int) -> float:
-    """Nanoseconds of the look-ups of one image in `tables` tables of each step by so many vectors."""
+    """Nanoseconds of the look-ups of one image in `tables` tables of each step by so many vectors; weights are bytes."""
     threes = steps_of_look_ups(g) // STEPS_TOGETHER
-    return threes * tables * sum(LOOK_UP_TIMES[tile] for tile in vector_tiles(vectors))
+    counted = threes * tables * sum(LOOK_UP_TIMES[tile] for tile in vector_tiles(vectors))
+    return max(counted, streamed_time(g.filters * steps_of_look_ups(g)))
+
+
+def streamed_time(weight_bytes: int) -> float:
+    """Nanoseconds until all weights have been read, 0 where they stay at hand."""
+    return BYTE_TIME * weight_bytes if weight_bytes > CACHED_BYTES else 0.0
 
 
 def nibbles_of_weights(weight_words: Words, g: Geometry) -> Array:

@@ -18,6 +18,7 @@ from bnas.kernels.cpu.operands import (
     out_pixels,
     rows_of_pixels,
     rows_of_task,
+    streamed_time,
     tiled,
     words_together,
 )
@@ -37,7 +38,8 @@ class Popcount(Form):
     def cost(self, g: Geometry, features: frozenset[str]) -> float:
         # Of a word of 16 filters, measured with AVX512-VPOPCNTDQ and with AVX2.
         word_time = 0.45 if "avx512vpopcntdq" in features else 2.8
-        return word_time * out_pixels(g) * g.groups * _blocks(g) * g.taps * g.words + fill_time(g)
+        steps = g.groups * _blocks(g) * g.taps * g.words
+        return max(word_time * out_pixels(g) * steps, streamed_time(4 * LANES * steps)) + fill_time(g)
 
     def lay_out(self, weight_words: Words, g: Geometry, few_pixels: bool) -> Array:
         """For every one or four blocks of 16 filters, step after step, a word of each filter."""
