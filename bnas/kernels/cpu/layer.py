@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from bnas.errors import BnasError
 from bnas.kernels.cpu.forms import features, quickest
 from bnas.kernels.cpu.job import JOB
 from bnas.kernels.cpu.micro import LANES
-from bnas.kernels.cpu.operands import Form, columns_read, is_pointwise, out_pixels, span
+from bnas.kernels.cpu.operands import Form, columns_read, for_inputs, out_pixels, span
 from bnas.kernels.cpu.plan import VALUES_A_MICROSECOND, Plan
 from bnas.kernels.geometry import Geometry
 from bnas.kernels.packing import Words, words_for
@@ -137,13 +137,7 @@ class BinaryLayer:
         return form.lay_out(self.weight_words, self._of_one_pixel, few_pixels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        return self.geometry(1, height, width).out_size
-
-    def geometry(self, images: int, height: int, width: int) -> Geometry:
-        """Of the convolution of such inputs; where neither size nor border matters, all are one image of many rows."""
-        if is_pointwise(self._of_one_pixel):
-            images, height = 1, images * height
-        return replace(self._of_one_pixel, images=images, height=height, width=width)
+        return for_inputs(self._of_one_pixel, 1, height, width).out_size
 
     def plan(
         self,
@@ -157,7 +151,7 @@ class BinaryLayer:
 
         `added`: real [N, Ho, Wo, O], added one after the other.
         """
-        g = self.geometry(*x.shape[:3])
+        g = for_inputs(self._of_one_pixel, *x.shape[:3])
         form = self.form or quickest(g)
         job = np.zeros(1, dtype=JOB)
         kept: list[Any] = [x, outputs, added, self]

@@ -1,7 +1,7 @@
 """What a form of the convolution tells its compiled code about one input size, and the sizes that forms share."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,13 @@ def columns_read(g: Geometry) -> int:
 def is_pointwise(g: Geometry) -> bool:
     """Whether an output pixel sees the input pixel in its place."""
     return g.kernel == g.stride == (1, 1) and g.padding == (0, 0, 0, 0)
+
+
+def for_inputs(g: Geometry, images: int, height: int, width: int) -> Geometry:
+    """The same convolution of such inputs; where neither size nor border matters, all are one image of many rows."""
+    if is_pointwise(g):
+        images, height = 1, images * height
+    return replace(g, images=images, height=height, width=width)
 
 
 def out_pixels(g: Geometry) -> int:

@@ -4,7 +4,6 @@ Each output is one sum in one order: bias, then the products of the taps from le
 the first channel to the last. So it depends on nothing but its window: not on the batch, its neighbours or the threads.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from bnas.kernels.cpu.jit import Tasks, compiled
 from bnas.kernels.cpu.layer import Epilogue
 from bnas.kernels.cpu.micro import LANES
-from bnas.kernels.cpu.operands import aligned, columns_read, is_pointwise, rows_of_task, rows_read, span
+from bnas.kernels.cpu.operands import aligned, columns_read, for_inputs, rows_of_task, rows_read, span
 from bnas.kernels.cpu.plan import Plan, record
 from bnas.kernels.cpu.real_products import SIX_BY_ONE, one_by_one, six_by_one
 from bnas.kernels.cpu.vectors import copy_some
@@ -74,15 +73,9 @@ class RealConv:
         padded[..., :filters] = rows.reshape(len(rows), groups, filters)
         return padded.reshape(len(rows), -1, LANES)
 
-    def geometry(self, images: int, height: int, width: int) -> Geometry:
-        """Of the convolution of such inputs; where neither size nor border matters, all are one image of many rows."""
-        if is_pointwise(self._of_one_pixel):
-            images, height = 1, images * height
-        return replace(self._of_one_pixel, images=images, height=height, width=width)
-
     def plan(self, x: Array, out: Array) -> Plan:
         """From x [N, H, W, C] to out [N, Ho, Wo, O], float32, each in one piece."""
-        g = self.geometry(*x.shape[:3])
+        g = for_inputs(self._of_one_pixel, *x.shape[:3])
         (top, left, _, _), (height, width) = g.padding, g.out_size
         pixel_bytes, rows_needed, columns = 4 * g.channels, rows_read(g, height), columns_read(g)
         is_copied = max(top, left, rows_needed - top - g.height, columns - left - g.width) > 0
